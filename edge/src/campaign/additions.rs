@@ -9,6 +9,7 @@ mod parts;
 
 use std::ops::RangeInclusive;
 
+use bildkante_shared::ids::Digest;
 use bildkante_shared::import::DigitalSource;
 use bildkante_shared::limits::{CLIP_SKIP_MAX, CONTROLS_MAX, EMBEDDINGS_MAX, LORAS_MAX, REFERENCES_MAX};
 use bildkante_shared::recipe::{
@@ -17,8 +18,9 @@ use bildkante_shared::recipe::{
 use bildkante_shared::weighting::Weighting;
 
 pub use self::parts::{Detail, Draft};
+use super::layers::{ImageUse, PlaceReader, PlaceUse};
 use super::pins::Pins;
-use super::reader::{TableReader, Text, no_hint};
+use super::reader::{TableReader, Text, TextOrTable, no_hint};
 
 /// Longest name of a checkpoint, an adapter or an image.
 const NAME_BYTES_MAX: usize = 100;
@@ -40,8 +42,8 @@ pub struct Additions {
     pub draft: Option<Draft>,
     pub details: Vec<Detail>,
     pub init: Option<(String, f64)>,
-    pub mask: Option<String>,
-    pub depth: Option<String>,
+    pub mask: Option<ImageUse>,
+    pub depth: Option<ImageUse>,
     pub guidance_rescale: f64,
     /// Whether brackets in prompts are weights.
     pub weighting: Weighting,
@@ -60,7 +62,7 @@ pub struct Refiner {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Control {
     pub network: String,
-    pub image: String,
+    pub image: ImageUse,
     pub weight: f64,
     pub start: f64,
     pub end: f64,
@@ -75,7 +77,7 @@ pub struct Reference {
     pub weight: f64,
     pub start: f64,
     pub end: f64,
-    pub mask: Option<String>,
+    pub mask: Option<ImageUse>,
 }
 
 impl Additions {
@@ -102,14 +104,24 @@ impl Additions {
     /// Files of the images' folder.
     pub fn images(&self) -> impl Iterator<Item = &str> {
         let init = self.init.iter().map(|(image, _)| image.as_str());
-        let controls = self.all_controls().map(|control| control.image.as_str());
+        let controls = self.all_controls().filter_map(|control| control.image.file());
         let references = self.references.iter();
-        let references = references.flat_map(|used| std::iter::once(used.image.as_str()).chain(used.mask.as_deref()));
-        init.chain(self.mask.as_deref())
-            .chain(self.depth.as_deref())
+        let references = references
+            .flat_map(|used| std::iter::once(used.image.as_str()).chain(used.mask.as_ref().and_then(ImageUse::file)));
+        init.chain(self.mask.as_ref().and_then(ImageUse::file))
+            .chain(self.depth.as_ref().and_then(ImageUse::file))
             .chain(controls)
             .chain(references)
-            .chain(self.details.iter().map(|detail| detail.mask.as_str()))
+            .chain(self.details.iter().filter_map(|detail| detail.mask.file()))
+    }
+
+    /// Places of layers among the images.
+    pub fn places(&self) -> impl Iterator<Item = &PlaceUse> {
+        let masks = self.mask.iter().chain(&self.depth);
+        let masks = masks.chain(self.references.iter().filter_map(|used| used.mask.as_ref()));
+        let controls = self.all_controls().map(|control| &control.image);
+        let details = self.details.iter().map(|detail| &detail.mask);
+        masks.chain(controls).chain(details).filter_map(ImageUse::place)
     }
 
     /// What the pictures are: drawn, or drawn over a picture that is still in them. A control's image and
@@ -122,8 +134,8 @@ impl Additions {
         }
     }
 
-    /// Gives a recipe what is named here, by the lock's digests.
-    pub(super) fn add_to(&self, recipe: &mut Recipe, pins: &Pins) {
+    /// Gives a recipe what is named here, by the lock's digests; `seen` knows those of images.
+    pub(super) fn add_to(&self, recipe: &mut Recipe, pins: &Pins, seen: Seen<'_>) {
         let embedding =
             |(name, token): &(String, String)| EmbeddingUse { digest: pins.adapter(name), token: token.clone() };
         recipe.loras = lora_uses(&self.loras, pins);
@@ -134,7 +146,7 @@ impl Additions {
             aesthetic_score: refiner.aesthetic_score,
             negative_aesthetic_score: refiner.negative_aesthetic_score,
         });
-        recipe.controls = control_uses(&self.controls, pins);
+        recipe.controls = control_uses(&self.controls, pins, seen);
         let reference = |used: &Reference| ReferenceUse {
             adapter: pins.adapter(&used.adapter),
             encoder: pins.checkpoint(&used.encoder),
@@ -142,15 +154,15 @@ impl Additions {
             weight: used.weight,
             start: used.start,
             end: used.end,
-            mask: used.mask.as_ref().map(|mask| pins.image(mask)),
+            mask: used.mask.as_ref().map(seen),
         };
         recipe.references = self.references.iter().map(reference).collect();
         recipe.init =
             self.init.as_ref().map(|(image, strength)| InitUse { image: pins.image(image), strength: *strength });
-        recipe.draft = self.draft.as_ref().map(|draft| draft.used((recipe.width_px, recipe.height_px), pins));
-        recipe.details = self.details.iter().map(|detail| detail.used(pins)).collect();
-        recipe.depth = self.depth.as_ref().map(|image| pins.image(image));
-        recipe.mask = self.mask.as_ref().map(|image| pins.image(image));
+        recipe.draft = self.draft.as_ref().map(|draft| draft.used((recipe.width_px, recipe.height_px), pins, seen));
+        recipe.details = self.details.iter().map(|detail| detail.used(pins, seen)).collect();
+        recipe.depth = self.depth.as_ref().map(seen);
+        recipe.mask = self.mask.as_ref().map(seen);
         recipe.guidance_rescale = self.guidance_rescale;
         recipe.weighting = self.weighting;
         recipe.clip_skip = self.clip_skip;
@@ -162,10 +174,10 @@ fn lora_uses(loras: &[(String, f64)], pins: &Pins) -> Vec<LoraUse> {
     loras.iter().map(used).collect()
 }
 
-fn control_uses(controls: &[Control], pins: &Pins) -> Vec<ControlUse> {
+fn control_uses(controls: &[Control], pins: &Pins, seen: Seen<'_>) -> Vec<ControlUse> {
     let used = |control: &Control| ControlUse {
         network: pins.checkpoint(&control.network),
-        image: pins.image(&control.image),
+        image: seen(&control.image),
         weight: control.weight,
         start: control.start,
         end: control.end,
@@ -173,31 +185,38 @@ fn control_uses(controls: &[Control], pins: &Pins) -> Vec<ControlUse> {
     controls.iter().map(used).collect()
 }
 
+/// The digest of an image, at the values of a variant.
+pub(super) type Seen<'s> = &'s dyn Fn(&ImageUse) -> Digest;
+
 /// Which table has a key: a slot's own, or `[generate]`.
 pub(super) type Find<'f, 'r, 'a, 'i> = &'f dyn Fn(&'static str) -> Option<&'r TableReader<'a, 'i>>;
 
 /// Reads the keys; a wrong one is noted as a fault and left out.
-pub(super) fn read(find: Find<'_, '_, '_, '_>) -> Additions {
+pub(super) fn read(find: Find<'_, '_, '_, '_>, places: &PlaceReader<'_>) -> Additions {
     let loras = find("loras").map(read_loras).unwrap_or_default();
     let init = find("init").and_then(read_init);
     let mask = find("mask").and_then(|table| {
-        let mask = table.text("mask")?;
+        let found = table.text_or_table("mask")?;
         if find("init").is_none() {
-            table.fault(&mask.span, "a `mask` says which part of `init` is painted anew, and there is no `init`");
+            let span = match &found {
+                TextOrTable::Text(name) => &name.span,
+                TextOrTable::Table(place) => place.span(),
+            };
+            table.fault(span, "a `mask` says which part of `init` is painted anew, and there is no `init`");
         }
-        image(table, &mask)
+        image_or_place(table, found, places)
     });
     Additions {
         loras,
         embeddings: find("embeddings").map(read_embeddings).unwrap_or_default(),
         refiner: find("refiner").and_then(read_refiner),
-        controls: find("controls").map(read_controls).unwrap_or_default(),
-        draft: find("draft").and_then(parts::read_draft),
-        details: find("details").map(parts::read_details).unwrap_or_default(),
-        references: find("references").map(read_references).unwrap_or_default(),
+        controls: find("controls").map(|table| read_controls(table, places)).unwrap_or_default(),
+        draft: find("draft").and_then(|table| parts::read_draft(table, places)),
+        details: find("details").map(|table| parts::read_details(table, places)).unwrap_or_default(),
+        references: find("references").map(|table| read_references(table, places)).unwrap_or_default(),
         init,
         mask,
-        depth: find("depth").and_then(|table| image(table, &table.text("depth")?)),
+        depth: find("depth").and_then(|table| image_use(table, "depth", places)),
         guidance_rescale: find("guidance_rescale").and_then(|t| t.number("guidance_rescale", SHARES)).unwrap_or(0.0),
         weighting: find("weighting").and_then(|table| table.choice("weighting", &WEIGHTINGS)).unwrap_or_default(),
         clip_skip: find("clip_skip").and_then(|table| table.integer("clip_skip", 0..=CLIP_SKIP_MAX)).unwrap_or(0),
@@ -251,10 +270,10 @@ fn read_refiner(table: &TableReader<'_, '_>) -> Option<Refiner> {
     Some(Refiner { checkpoint: checkpoint?, start: start?, aesthetic_score, negative_aesthetic_score })
 }
 
-fn read_controls(table: &TableReader<'_, '_>) -> Vec<Control> {
+fn read_controls(table: &TableReader<'_, '_>, places: &PlaceReader<'_>) -> Vec<Control> {
     let controls = table.list_of_tables("controls", CONTROLS_MAX).into_iter().filter_map(|control| {
         let network = control.required_text("network").and_then(|name| plain_name(&control, &name, "ControlNet"));
-        let image = control.required_text("image").and_then(|name| image(&control, &name));
+        let image = required_image_use(&control, "image", places);
         let (weight, (start, end)) = (control.number("weight", WEIGHTS).unwrap_or(1.0), read_span(&control));
         control.finish(no_hint);
         Some(Control { network: network?, image: image?, weight, start, end })
@@ -271,12 +290,12 @@ fn read_span(table: &TableReader<'_, '_>) -> (f64, f64) {
     (start, end)
 }
 
-fn read_references(table: &TableReader<'_, '_>) -> Vec<Reference> {
+fn read_references(table: &TableReader<'_, '_>, places: &PlaceReader<'_>) -> Vec<Reference> {
     let references = table.list_of_tables("references", REFERENCES_MAX).into_iter().filter_map(|used| {
         let adapter = used.required_text("adapter").and_then(|name| plain_name(&used, &name, "adapter"));
         let encoder = used.required_text("encoder").and_then(|name| plain_name(&used, &name, "image encoder"));
         let picture = used.required_text("image").and_then(|name| image(&used, &name));
-        let mask = used.text("mask").map(|name| image(&used, &name));
+        let mask = used.has("mask").then(|| image_use(&used, "mask", places));
         let (weight, (start, end)) = (used.number("weight", WEIGHTS).unwrap_or(1.0), read_span(&used));
         used.finish(no_hint);
         // A mask that is refused is said to be; without it the reference would act everywhere.
@@ -309,6 +328,26 @@ pub(super) fn plain_name(table: &TableReader<'_, '_>, name: &Text<'_>, what: &st
     let reason = format!("`{}` is no {what}: its name has letters, digits, `.`, `_` and `-` only", name.value);
     table.fault(&name.span, reason);
     None
+}
+
+/// A file, or the place of a layer.
+fn image_use(table: &TableReader<'_, '_>, key: &'static str, places: &PlaceReader<'_>) -> Option<ImageUse> {
+    image_or_place(table, table.text_or_table(key)?, places)
+}
+
+fn required_image_use(table: &TableReader<'_, '_>, key: &'static str, places: &PlaceReader<'_>) -> Option<ImageUse> {
+    image_or_place(table, table.required_text_or_table(key)?, places)
+}
+
+fn image_or_place(
+    table: &TableReader<'_, '_>,
+    found: TextOrTable<'_, '_>,
+    places: &PlaceReader<'_>,
+) -> Option<ImageUse> {
+    match found {
+        TextOrTable::Text(name) => image(table, &name).map(ImageUse::File),
+        TextOrTable::Table(place) => places.read(&place).map(|place| ImageUse::Place(Box::new(place))),
+    }
 }
 
 fn image(table: &TableReader<'_, '_>, name: &Text<'_>) -> Option<String> {

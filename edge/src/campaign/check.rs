@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use bildkante_shared::durable::{self, Durability};
+
 use super::catalog::{Catalog, ReadManifests, read_manifests};
 use super::fault::{CatalogErrors, Fault};
-use super::layers::{Fitting, check_fit};
+use super::layers::{DrawnPlace, Fitting, check_fit, folder_of, places_of};
 use super::lock::{self, Lock, LockError, Models};
 use super::originals::{originals_folder, read_original};
 use super::pins::Pins;
@@ -33,6 +35,7 @@ pub fn check_telling(
     }
     let catalog = Catalog::load(sources)?;
     CatalogErrors::check(check_imports(&catalog, sources))?;
+    CatalogErrors::check(check_places(&catalog, sources))?;
     CatalogErrors::check(check_fit(&catalog, &sources.campaigns_dir, progress))?;
     Ok(catalog)
 }
@@ -47,6 +50,29 @@ fn check_imports(catalog: &Catalog, sources: &CatalogSources) -> Vec<Fault> {
         Some(Fault::of_file(&lock, format!("the import of `{picture}`: {error}")))
     });
     faults.collect()
+}
+
+/// Every place of a layer needs its picture, and it shows where the layer lies today.
+fn check_places(catalog: &Catalog, sources: &CatalogSources) -> Vec<Fault> {
+    let (layers_dir, images_dir) = (folder_of(&sources.campaigns_dir), sources.images_dir());
+    let mut faults = Vec::new();
+    for campaign in catalog.campaigns() {
+        for (name, picture) in places_of(campaign.slots.iter().map(AsRef::as_ref), &campaign.axes) {
+            let reason = match picture.drawn(&layers_dir, &images_dir) {
+                Ok(DrawnPlace { new_file: Some(_), .. }) => {
+                    let of = picture.path.as_deref().unwrap_or("nothing");
+                    format!("it does not show the place of layers/{of}; run `bildkante-edge lock`")
+                }
+                Ok(DrawnPlace { digest, new_file: None }) if campaign.pins().image(&name) != digest => {
+                    "it is not what the lock pins; run `bildkante-edge lock`".to_owned()
+                }
+                Ok(DrawnPlace { .. }) => continue,
+                Err(reason) => reason,
+            };
+            faults.push(Fault::of_file(&images_dir.join(name), reason));
+        }
+    }
+    faults
 }
 
 fn check_models(read: &ReadManifests, models_dir: &Path, sources: &CatalogSources) -> Vec<Fault> {
@@ -99,17 +125,35 @@ pub fn write_locks(sources: &CatalogSources, models_dir: &Path) -> Result<Vec<Lo
     let ReadManifests { manifests, faults, .. } = read_manifests(sources);
     CatalogErrors::check(faults)?;
     let mut models = Models::new(models_dir, sources);
-    let mut outcomes = Vec::with_capacity(manifests.len());
+    let (mut outcomes, mut new_files) = (Vec::with_capacity(manifests.len()), Vec::new());
     for (manifest, files) in manifests {
         let source = files.lock.as_ref().map(|file| super::fault::SourceText::new(&file.path, &file.text));
         let before = source.as_ref().map(lock::pins_of).unwrap_or_default();
+        new_files.extend(models.draw_places(&manifest)?);
         let lock = lock::make(&manifest, &mut models, &before)?;
         lock.check_originals(&originals_folder(&sources.campaigns_dir))?;
         let has_changed = files.lock.is_none_or(|file| file.text != lock.to_toml());
         outcomes.push(LockOutcome { path: files.lock_path, lock, has_changed });
     }
+    // A lock pins files that are there.
+    write_new(&sources.images_dir(), &new_files)?;
     for outcome in outcomes.iter().filter(|outcome| outcome.has_changed) {
         outcome.lock.write(&outcome.path)?;
     }
     Ok(outcomes)
+}
+
+fn write_new(folder: &Path, files: &[(PathBuf, Vec<u8>)]) -> Result<(), LockError> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| LockError::Write { path, source }
+    };
+    std::fs::create_dir_all(folder).map_err(failed(folder))?;
+    for (path, file) in files {
+        durable::write(path, &[file], Durability::Synced).map_err(failed(path))?;
+    }
+    Ok(())
 }

@@ -256,7 +256,7 @@ impl Drafting {
             let slot = &after.slots[of.slot_index];
             let generate = slot.drawn().ok_or(DraftError::NotDrawn)?;
             let values = after.values_of(of.combination);
-            let picture = query(&after.axes, &values, |axis, _| generate.prompt.uses_axis(axis));
+            let picture = query(&after.axes, &values, |axis, _| generate.differs_by(axis));
             documents.set_seed(&slot.name, &picture, seed)?;
             edited = self.edited(sources, &documents)?;
         }

@@ -12,6 +12,7 @@ use bildkante_shared::weighting::{Weighting, escaped};
 use super::additions::{self, Additions};
 use super::axes::{self, ReadAxis};
 use super::fault::listing;
+use super::layers::PlaceReader;
 use super::pins::Pins;
 use super::prompts::{Block, UsedWords, Words, WordsKind};
 use super::reader::{TableReader, Text, no_hint};
@@ -102,6 +103,18 @@ pub struct Generate {
     pub additions: Additions,
 }
 
+impl Generate {
+    /// Whether pictures differ by an axis: the prompt names it, or the place of a layer does.
+    #[must_use]
+    pub fn differs_by(&self, axis: usize) -> bool {
+        differs(&self.prompt, &self.additions, axis)
+    }
+}
+
+fn differs(prompt: &Template, additions: &Additions, axis: usize) -> bool {
+    prompt.uses_axis(axis) || additions.places().any(|place| place.uses_axis(axis))
+}
+
 /// Where a recipe's seed comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seed {
@@ -173,14 +186,14 @@ impl<'r, 'a, 'i> Layered<'r, 'a, 'i> {
 
 impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
     /// `None` with a fault noted where a key is missing or wrong.
-    pub(crate) fn read(&self, slot: &TableReader<'a, 'i>) -> Option<Making> {
+    pub(crate) fn read(&self, slot: &TableReader<'a, 'i>, places: &PlaceReader<'_>) -> Option<Making> {
         let own = slot.table("generate");
         let layered = Layered { slot, own: own.as_ref(), defaults: self.defaults };
         slot.expect(&["seeds"]);
         let sources = [("model", SourceChoice::Model), ("import", SourceChoice::Import)];
         let source = layered.of("source").and_then(|table| table.choice("source", &sources));
         let making = match source.unwrap_or(SourceChoice::Model) {
-            SourceChoice::Model => self.read_drawn(&layered).map(|generate| Making::Drawn(Box::new(generate))),
+            SourceChoice::Model => self.read_drawn(&layered, places).map(|generate| Making::Drawn(Box::new(generate))),
             SourceChoice::Import => read_imported(&layered),
         };
         if let Some(own) = &own {
@@ -190,7 +203,7 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         making
     }
 
-    fn read_drawn(&self, layered: &Layered<'_, 'a, 'i>) -> Option<Generate> {
+    fn read_drawn(&self, layered: &Layered<'_, 'a, 'i>, places: &PlaceReader<'_>) -> Option<Generate> {
         let slot = layered.slot;
         let checkpoint = layered.require("checkpoint").and_then(read_checkpoint);
         let steps = layered.require("steps").and_then(|table| table.integer("steps", 1..=limits::STEPS_MAX));
@@ -198,7 +211,7 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
         let size = layered.require("size").and_then(read_size);
         let seed = layered.require("seed").and_then(read_seed);
         let scheduler = read_scheduler(layered, steps);
-        let additions = additions::read(&|key| layered.of(key));
+        let additions = additions::read(&|key| layered.of(key), places);
         let weighting = additions.weighting;
         let mut words = Vec::new();
         let prompt = layered.require("prompt").and_then(|table| self.read_prompt(table, weighting, &mut words));
@@ -221,7 +234,7 @@ impl<'a, 'i> GenerateReader<'_, 'a, 'i> {
             width_px,
             height_px,
             seed,
-            seeds: seeds::read(slot, &prompt, self.axes),
+            seeds: seeds::read(slot, self.axes, |axis| differs(&prompt, &additions, axis)),
             prompt,
             negative_prompt,
             words,
@@ -349,7 +362,7 @@ fn check_parts(
     }
     let plain = Recipe::new(Digest::of_bytes(b"any"), "", size_px);
     let mut recipe = Recipe { steps, guidance, scheduler: scheduler.clone(), ..plain };
-    additions.add_to(&mut recipe, &Pins::default());
+    additions.add_to(&mut recipe, &Pins::default(), &|_| Digest::of_bytes(b"any"));
     if let Err(error) = ValidRecipe::try_from(recipe) {
         slot.recurring_fault(slot.span(), error.to_string());
     }

@@ -16,6 +16,7 @@ mod files;
 mod fillable;
 mod fitting;
 mod linked;
+mod place;
 mod read;
 mod table;
 mod words;
@@ -26,6 +27,8 @@ pub(super) use fillable::read_table;
 pub use fitting::{Fitting, check_fit};
 pub(super) use linked::link;
 pub use linked::{FillError, SlotLayers};
+pub(super) use place::{DrawnPlace, PlaceReader, check_count as check_places, of_slots as places_of, places};
+pub use place::{ImageUse, PlaceUse};
 pub(super) use read::read_slot;
 pub use words::CopyText;
 

@@ -20,7 +20,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::fault::{Fault, SourceText, listing};
-use super::layers;
+use super::layers::{self, DrawnPlace, LAYER_FILES_MAX};
 use super::look;
 use super::manifest::{Manifest, SLOTS_MAX};
 use super::originals::{OriginalFault, read_original};
@@ -30,13 +30,14 @@ use super::reader::{self, TableReader, no_hint};
 use super::sources::CatalogSources;
 use crate::render::CUBE_BYTES_MAX;
 
-/// Most names of one table: of every slot the checkpoint, or as many adapters or images as a recipe may have.
+/// Most names of one table: of every slot the checkpoint, or as many adapters or images as a recipe may have, and places of layers.
 const PINS_MAX: usize = SLOTS_MAX
     * (limits::LORAS_MAX
         + limits::EMBEDDINGS_MAX
         + 2 * limits::REFERENCES_MAX
         + limits::DETAILS_MAX * (limits::LORAS_MAX + 1)
-        + 3);
+        + 3)
+    + LAYER_FILES_MAX;
 /// Most imports of a campaign.
 const IMPORTS_MAX: usize = 4096;
 /// What to do about any fault of a lock.
@@ -63,9 +64,8 @@ const TABLES: [(&str, &str); 5] = [
 /// Everything a manifest names, in the order of [`TABLES`].
 fn named(manifest: &Manifest) -> [Vec<String>; 5] {
     let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
-    let [checkpoints, adapters, images, looks] =
-        [manifest.checkpoints(), manifest.adapters(), manifest.images(), manifest.looks()].map(owned);
-    [checkpoints, adapters, images, manifest.layer_files(), looks]
+    let [checkpoints, adapters, looks] = [manifest.checkpoints(), manifest.adapters(), manifest.looks()].map(owned);
+    [checkpoints, adapters, manifest.all_images(), manifest.layer_files(), looks]
 }
 
 /// Why there is no lock.
@@ -77,6 +77,8 @@ pub enum LockError {
     File { campaign: String, what: &'static str, name: String, path: PathBuf, source: std::io::Error },
     #[error("{what} `{name}` of campaign `{campaign}`: {path} has more than {bytes_max} bytes")]
     TooLarge { campaign: String, what: &'static str, name: String, path: PathBuf, bytes_max: u64 },
+    #[error("place of a layer `{name}` of campaign `{campaign}`: {reason}")]
+    Place { campaign: String, name: String, reason: String },
     #[error("the import of `{picture}`: {source}")]
     Import { picture: String, source: OriginalFault },
     #[error("{path} cannot be written: {source}")]
@@ -95,6 +97,8 @@ pub struct Models {
     campaigns_dir: PathBuf,
     digests: HashMap<String, Digests>,
     files: FileDigests,
+    /// Of places of layers whose files will be written with the lock.
+    places: BTreeMap<String, Digest>,
 }
 
 impl Models {
@@ -109,7 +113,25 @@ impl Models {
             campaigns_dir: sources.campaigns_dir.clone(),
             digests: HashMap::new(),
             files: FileDigests::default(),
+            places: BTreeMap::new(),
         }
+    }
+
+    /// Draws the places of a manifest's layers, and knows their digests from here on. Files that are missing or show something
+    /// else are returned by their paths.
+    ///
+    /// # Errors
+    /// When the file of a layer cannot be read.
+    pub fn draw_places(&mut self, manifest: &Manifest) -> Result<Vec<(PathBuf, Vec<u8>)>, LockError> {
+        let mut new_files = Vec::new();
+        for (name, picture) in layers::places(manifest) {
+            let drawn = picture.drawn(&self.layers_dir, &self.images_dir);
+            let place = |reason| LockError::Place { campaign: manifest.name.clone(), name: name.clone(), reason };
+            let DrawnPlace { digest, new_file } = drawn.map_err(place)?;
+            new_files.extend(new_file.map(|file| (self.image(&name), file)));
+            self.places.insert(name, digest);
+        }
+        Ok(new_files)
     }
 
     fn adapter(&self, name: &str) -> PathBuf {
@@ -168,10 +190,11 @@ pub fn make(manifest: &Manifest, models: &mut Models, before: &Pins) -> Result<L
         })?;
         pins.adapters.insert(name.to_owned(), digest);
     }
-    for name in manifest.images() {
+    for name in manifest.all_images() {
         let bytes_max = limits::BLOB_BYTES_MAX as u64;
-        let file = FileOf { campaign, what: "image", name, path: models.image(name), bytes_max };
-        pins.images.insert(name.to_owned(), file.digest()?);
+        let file = FileOf { campaign, what: "image", name: &name, path: models.image(&name), bytes_max };
+        let digest = models.places.get(&name).copied().map_or_else(|| file.digest(), Ok)?;
+        pins.images.insert(name, digest);
     }
     for path in manifest.layer_files() {
         let bytes_max = layers::file_bytes_max(manifest, &path);

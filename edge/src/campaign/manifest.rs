@@ -130,6 +130,16 @@ impl Manifest {
         sorted(self.drawn().flat_map(|generate| generate.additions.images()))
     }
 
+    /// The same with the pictures of layers' places.
+    #[must_use]
+    pub fn all_images(&self) -> Vec<String> {
+        let places = layers::places(self).into_keys();
+        let mut names: Vec<String> = self.images().into_iter().map(str::to_owned).chain(places).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// Paths of the files of layers.
     #[must_use]
     pub fn layer_files(&self) -> Vec<String> {
@@ -215,6 +225,7 @@ pub(crate) fn read(
     };
     models::check_are_used(&root, &manifest);
     rights::check_are_used(&root, &manifest);
+    layers::check_places(&root, &manifest);
     let slots: Vec<String> = manifest.slots.iter().map(|slot| slot.name.clone()).collect();
     briefing::check(&root, &manifest.briefing, &slots);
     (!source.has_faults()).then_some(manifest)

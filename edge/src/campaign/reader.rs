@@ -153,6 +153,24 @@ impl<'a, 'i> TableReader<'a, 'i> {
         text
     }
 
+    pub(crate) fn required_text_or_table(&self, key: &'static str) -> Option<TextOrTable<'a, 'i>> {
+        self.require(key)?;
+        self.text_or_table(key)
+    }
+
+    /// A string, or a table with more to say.
+    pub(crate) fn text_or_table(&self, key: &'static str) -> Option<TextOrTable<'a, 'i>> {
+        let value = self.get(key)?;
+        match (as_text(value), value.get_ref()) {
+            (Some(text), _) => Some(TextOrTable::Text(text)),
+            (None, DeValue::Table(_)) => self.table_of(key, value, value.span()).map(TextOrTable::Table),
+            (None, _) => {
+                self.wrong(key, value, "a string or a table");
+                None
+            }
+        }
+    }
+
     pub(crate) fn required_text(&self, key: &'static str) -> Option<Text<'a>> {
         self.require(key)?;
         self.text(key)

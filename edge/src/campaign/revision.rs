@@ -10,6 +10,7 @@ use bildkante_shared::weighting::Weighting;
 
 use super::additions::{Additions, Control, Detail, Draft, Reference, Refiner};
 use super::axes::Axis;
+use super::layers::ImageUse;
 use super::pins::Pins;
 use super::slots::Slot;
 use super::template::Part;
@@ -38,6 +39,10 @@ pub(super) fn generation_digest(slot: &Slot, axes: &[Axis], pins: &Pins) -> Dige
         additions.networks().for_each(|name| add(pins.checkpoint(name).as_bytes()));
         additions.adapters().for_each(|name| add(pins.adapter(name).as_bytes()));
         additions.images().for_each(|name| add(pins.image(name).as_bytes()));
+        for picture in additions.places().flat_map(|place| place.pictures(slot, axes)) {
+            add(picture.name.as_bytes());
+            add(pins.image(&picture.name).as_bytes());
+        }
     }
     for part in generate.prompt.parts() {
         let Part::Axis(axis) = part else {
@@ -129,7 +134,7 @@ fn additions(additions: &Additions) -> String {
     let loras = list(loras.iter().map(named));
     let refiner = option(second.as_ref().map(refiner));
     let controls = list(controls.iter().map(control));
-    let (init, mask) = (option(init.as_ref().map(named)), option(mask.as_deref().map(quoted)));
+    let (init, mask) = (option(init.as_ref().map(named)), option(mask.as_ref().map(image_use)));
     let rescale = decimal(*guidance_rescale);
     // Fields of later versions, where they say something.
     let weighting = match weighting {
@@ -139,7 +144,7 @@ fn additions(additions: &Additions) -> String {
     let clip_skip = if *clip_skip == 0 { String::new() } else { format!(", clip_skip: {clip_skip}") };
     let word = |(name, token): &(String, String)| format!("({}, {})", quoted(name), quoted(token));
     let embeddings = some_list("embeddings", embeddings.iter().map(word));
-    let depth = depth.as_deref().map(|image| format!(", depth: {}", quoted(image))).unwrap_or_default();
+    let depth = depth.as_ref().map(|image| format!(", depth: {}", image_use(image))).unwrap_or_default();
     let references = some_list("references", references.iter().map(reference));
     let draft = draft.as_ref().map(|draft| format!(", draft: {}", self::draft(draft))).unwrap_or_default();
     let details = some_list("details", details.iter().map(detail));
@@ -165,7 +170,7 @@ fn control(control: &Control) -> String {
     format!(
         "Control {{ network: {}, image: {}, weight: {}, start: {}, end: {} }}",
         quoted(network),
-        quoted(image),
+        image_use(image),
         decimal(*weight),
         decimal(*start),
         decimal(*end)
@@ -182,7 +187,7 @@ fn reference(reference: &Reference) -> String {
         decimal(*weight),
         decimal(*start),
         decimal(*end),
-        option(mask.as_deref().map(quoted))
+        option(mask.as_ref().map(image_use))
     )
 }
 
@@ -206,7 +211,7 @@ fn detail(detail: &Detail) -> String {
     let text = |text: &Option<String>| option(text.as_ref().map(|text| Digest::of_bytes(text.as_bytes())));
     format!(
         "Detail {{ mask: {}, strength: {}, steps: {}, guidance: {}, prompt: {}, negative: {}, loras: {} }}",
-        quoted(mask),
+        image_use(mask),
         decimal(*strength),
         option(*steps),
         option(guidance.map(decimal)),
@@ -226,6 +231,14 @@ fn option(value: Option<impl std::fmt::Display>) -> String {
 
 fn list(items: impl Iterator<Item = String>) -> String {
     format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}
+
+/// A place is told by the names of its pictures beside this.
+fn image_use(image: &ImageUse) -> String {
+    match image {
+        ImageUse::File(name) => quoted(name),
+        ImageUse::Place(place) => format!("Place({})", place.told()),
+    }
 }
 
 /// A name needs no escapes: it has letters, digits, `.`, `_` and `-` only.
@@ -264,7 +277,7 @@ mod tests {
         assert!(scheduler(&later).ends_with("zero_terminal_snr: None, eta: 0.5, timesteps: [800, 3] }"));
         let control = |image: &str| Control {
             network: "edges-1.0".into(),
-            image: image.into(),
+            image: ImageUse::File(image.into()),
             weight: 0.5,
             start: 0.0,
             end: 1e-6,
@@ -279,7 +292,7 @@ mod tests {
             }),
             controls: vec![control("a.png"), control("b.png")],
             init: Some(("begin.png".into(), 0.6)),
-            mask: Some("where.png".into()),
+            mask: Some(ImageUse::File("where.png".into())),
             guidance_rescale: 0.7,
             ..Additions::default()
         };

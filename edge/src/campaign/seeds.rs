@@ -8,12 +8,11 @@ use std::collections::BTreeMap;
 use super::axes::ReadAxis;
 use super::fault::listing;
 use super::reader::TableReader;
-use super::template::Template;
 
 /// Most pictures of a slot with a seed of their own.
 const SEEDS_MAX: usize = 10_000;
 
-/// Seeds by `axis=value&…`, the axes by name: those of the prompt and no others.
+/// Seeds by `axis=value&…`, the axes by name: those that its pictures differ by and no others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChosenSeeds(BTreeMap<String, u32>);
 
@@ -30,12 +29,12 @@ impl ChosenSeeds {
     }
 }
 
-/// Reads them. Names are judged by the axes that the prompt uses.
-pub(super) fn read(slot: &TableReader<'_, '_>, prompt: &Template, axes: &[ReadAxis]) -> ChosenSeeds {
+/// Reads them. Names are judged by the axes that pictures differ by.
+pub(super) fn read(slot: &TableReader<'_, '_>, axes: &[ReadAxis], differs: impl Fn(usize) -> bool) -> ChosenSeeds {
     let mut seeds = BTreeMap::new();
     let Some(table) = slot.table("seeds") else { return ChosenSeeds::default() };
     for (name, seed) in table.named_integers(0..=u32::MAX, SEEDS_MAX) {
-        match picture(name.value, prompt, axes) {
+        match picture(name.value, axes, &differs) {
             Ok(picture) => {
                 if seeds.insert(picture, seed).is_some() {
                     table.fault(&name.span, format!("`{}` has two seeds", name.value));
@@ -48,7 +47,7 @@ pub(super) fn read(slot: &TableReader<'_, '_>, prompt: &Template, axes: &[ReadAx
 }
 
 /// The picture that a name means, as the lock names it behind its slot.
-fn picture(name: &str, prompt: &Template, axes: &[ReadAxis]) -> Result<String, String> {
+fn picture(name: &str, axes: &[ReadAxis], differs: &dyn Fn(usize) -> bool) -> Result<String, String> {
     let mut values = BTreeMap::new();
     for pair in name.split('&').filter(|pair| !pair.is_empty()) {
         let (axis, value) = pair.split_once('=').ok_or_else(|| format!("`{pair}` is no `axis=value`"))?;
@@ -57,8 +56,10 @@ fn picture(name: &str, prompt: &Template, axes: &[ReadAxis]) -> Result<String, S
             .enumerate()
             .find(|(_, read)| read.axis.name == axis)
             .ok_or_else(|| format!("there is no axis `{axis}`"))?;
-        if !prompt.uses_axis(index) {
-            return Err(format!("pictures of this slot do not differ by `{axis}`: its prompt does not use it"));
+        if !differs(index) {
+            return Err(format!(
+                "pictures of this slot do not differ by `{axis}`: its prompt does not use it, and no place of a layer"
+            ));
         }
         if read.axis.value_index(value).is_none() {
             let names = read.axis.value_names();
@@ -68,11 +69,11 @@ fn picture(name: &str, prompt: &Template, axes: &[ReadAxis]) -> Result<String, S
             return Err(format!("`{axis}` stands in it twice"));
         }
     }
-    let used = axes.iter().enumerate().filter(|(index, _)| prompt.uses_axis(*index)).map(|(_, read)| &read.axis.name);
+    let used = axes.iter().enumerate().filter(|(index, _)| differs(*index)).map(|(_, read)| &read.axis.name);
     let missing: Vec<&str> = used.map(String::as_str).filter(|axis| !values.contains_key(axis)).collect();
     if !missing.is_empty() {
         return Err(format!(
-            "a picture is named by a value for each axis of the prompt; not named: {}",
+            "a picture is named by a value for each axis that pictures differ by; not named: {}",
             listing(&missing, 8)
         ));
     }

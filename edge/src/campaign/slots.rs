@@ -10,7 +10,7 @@ use super::cuts::{self, ART, Cut};
 use super::framing::{Bounds, Framing};
 use super::generate::{self, Generate, GenerateReader, Making};
 use super::label::{self, Label};
-use super::layers::{self, SlotPlan};
+use super::layers::{self, PlaceReader, SlotPlan};
 use super::look::{self, SlotLook};
 use super::manifest::{Policy, SLOTS_MAX};
 use super::markup::{self, SlotMarkup};
@@ -153,7 +153,7 @@ impl Slot {
     #[must_use]
     pub fn differs_by(&self, axes: &[Axis], axis: usize) -> bool {
         match &self.making {
-            Making::Drawn(generate) => generate.prompt.uses_axis(axis),
+            Making::Drawn(generate) => generate.differs_by(axis),
             Making::Imported { .. } => axes[axis].name != LOCALE_AXIS || axes[axis].is_distinct,
         }
     }
@@ -237,7 +237,9 @@ fn read_slot<'a, 'i>(
     label: &Label,
     (policy, briefing): (&Policy, &Briefing),
 ) -> Option<Slot> {
-    let making = generate.read(table);
+    let layers = layers::read_slot(table, generate.axes, briefing);
+    let places = PlaceReader::new(name.value, &layers, generate.axes, &policy.locales);
+    let making = generate.read(table, &places);
     let upscale_max = table.number("upscale_max", 1.0..=UPSCALE_MAX).unwrap_or(1.0);
     let bounds = Bounds { master_px: making.as_ref().map(Making::size_px), upscale_max };
     let framing = Framing::read(table, bounds);
@@ -251,7 +253,6 @@ fn read_slot<'a, 'i>(
     let gates = review::read_gates(table, review, &policy.gates);
     let formats = read_formats(table);
     let qualities = read_qualities(table);
-    let layers = layers::read_slot(table, generate.axes, briefing);
     let look = look::read(table);
     table.finish(|key| {
         generate::KEYS.contains(&key).then(|| format!("`{key}` of this slot stands in [slots.{}.generate]", name.value))

@@ -12,7 +12,7 @@ use bildkante_shared::wire::DedupScope;
 use super::axes::Axis;
 use super::catalog::Campaign;
 use super::generate::{Generate, Seed, SeedPer};
-use super::layers::FillError;
+use super::layers::{FillError, ImageUse};
 use super::manifest::{OnStaleState, PromptPublication};
 use super::parts::Parts;
 use super::pins::Pins;
@@ -255,7 +255,7 @@ fn source(campaign: &Campaign, slot: &Slot, values: &[usize]) -> Result<PictureS
         let recipe = MasterRecipe::Awaited(Awaited::new(&picture));
         return Ok(PictureSource { recipe, size_px, finish: Arc::clone(campaign.slot_finish(slot)) });
     };
-    let recipe = drawn(generate, &campaign.axes, campaign.pins(), values)?;
+    let recipe = drawn(slot, generate, (&campaign.axes, campaign.pins()), values)?;
     let finish = drawn_finish(campaign.slot_finish(slot), campaign.prompt.as_ref(), &recipe);
     Ok(PictureSource { recipe: MasterRecipe::Drawn(Box::new(recipe)), size_px, finish })
 }
@@ -293,7 +293,12 @@ pub(super) fn picture_name(campaign: &str, slot: &Slot, axes: &[Axis], values: &
 }
 
 /// What is drawn for these values: nothing but the slot, the axes and the lock decides it.
-fn drawn(generate: &Generate, axes: &[Axis], pins: &Pins, values: &[usize]) -> Result<ValidRecipe, RecipeError> {
+fn drawn(
+    slot: &Slot,
+    generate: &Generate,
+    (axes, pins): (&[Axis], &Pins),
+    values: &[usize],
+) -> Result<ValidRecipe, RecipeError> {
     let prompt = generate.prompt.render(|axis| &axes[axis].values[values[axis]].prompt);
     let mut recipe = Recipe {
         negative_prompt: generate.negative_prompt.clone(),
@@ -303,8 +308,11 @@ fn drawn(generate: &Generate, axes: &[Axis], pins: &Pins, values: &[usize]) -> R
         guidance: generate.guidance,
         ..Recipe::new(pins.checkpoint(&generate.checkpoint), prompt, (generate.width_px, generate.height_px))
     };
-    generate.additions.add_to(&mut recipe, pins);
-    let picture = query(axes, values, |axis, _| generate.prompt.uses_axis(axis));
+    generate.additions.add_to(&mut recipe, pins, &|image| match image {
+        ImageUse::File(name) => pins.image(name),
+        ImageUse::Place(place) => pins.image(&place.picture(slot, axes, values).name),
+    });
+    let picture = query(axes, values, |axis, _| generate.differs_by(axis));
     recipe.seed = match generate.seeds.of(&picture) {
         Some(chosen) => chosen,
         None => seed(generate.seed, &recipe)?,

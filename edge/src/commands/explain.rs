@@ -211,6 +211,9 @@ fn text_of(explanation: &Explanation, negotiation: Negotiation, freshness: Optio
             ExplainedRecipe::Imported(import) => imported(&mut line, variant, import),
             ExplainedRecipe::Awaited { awaited_import } => line("recipe", awaited_import),
         }
+        for place in &variant.places {
+            line("place", place);
+        }
         line("on a miss", &variant.on_miss);
         line("urgency", &variant.urgency);
         line("tags", &variant.tags.join(" "));

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::evidence::Evidence;
 use super::subject::{DossierSubject, ShownVariant};
 use crate::cache::Binding;
+use crate::campaign::layers::ImageUse;
 use crate::campaign::manifest::Signing;
 use crate::campaign::{Campaign, ModelFacts, Slot, UsedWords};
 use crate::origin::IMPORT_MAKER;
@@ -400,19 +401,24 @@ fn model(
 fn images(campaign: &Campaign, slot: &Slot) -> Vec<ImagePaper> {
     let Some(generate) = slot.drawn() else { return Vec::new() };
     let pins = &campaign.pins().images;
-    let image = |role, name: &str| ImagePaper { role, name: name.to_owned(), digest: pins.get(name).copied() };
+    let named = |role, name: String| ImagePaper { role, digest: pins.get(&name).copied(), name };
+    let image = |role, name: &str| named(role, name.to_owned());
+    // A place of a layer is a picture for each value that it differs by.
+    let images = |role, used: &ImageUse| {
+        used.names(slot, &campaign.axes).into_iter().map(|name| named(role, name)).collect::<Vec<_>>()
+    };
     let additions = &generate.additions;
     let init = additions.init.iter().map(|(name, _)| image("begun with", name));
-    let mask = additions.mask.iter().map(|name| image("painted where it is white", name));
-    let controls = additions.controls.iter().map(|control| image("held to", &control.image));
+    let mask = additions.mask.iter().flat_map(|used| images("painted where it is white", used));
+    let controls = additions.controls.iter().flat_map(|control| images("held to", &control.image));
     let references = additions.references.iter().map(|used| image("to resemble", &used.image));
-    let masks = additions.references.iter().filter_map(|used| used.mask.as_deref());
-    let masks = masks.map(|name| image("to resemble another where it is white", name));
-    let drafts =
-        additions.draft.iter().flat_map(|draft| &draft.controls).map(|control| image("held to", &control.image));
-    let details = additions.details.iter().map(|detail| image("painted where it is white", &detail.mask));
+    let masks = additions.references.iter().filter_map(|used| used.mask.as_ref());
+    let masks = masks.flat_map(|used| images("to resemble another where it is white", used));
+    let drafts = additions.draft.iter().flat_map(|draft| &draft.controls);
+    let drafts = drafts.flat_map(|control| images("held to", &control.image));
+    let details = additions.details.iter().flat_map(|detail| images("painted where it is white", &detail.mask));
     let guides = drafts.chain(controls).chain(references).chain(masks);
-    let depth = additions.depth.iter().map(|name| image("as near as it is bright", name));
+    let depth = additions.depth.iter().flat_map(|used| images("as near as it is bright", used));
     init.chain(mask).chain(depth).chain(guides).chain(details).collect()
 }
 

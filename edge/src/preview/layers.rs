@@ -15,7 +15,7 @@ use super::wording;
 use crate::campaign::{Campaign, Catalog, Slot};
 use crate::fill::Fill;
 use crate::language::Language;
-use crate::render::layers::{FallbackReason, FallbackTaken, LayerOutcome, LayerReport, LayerSet};
+use crate::render::layers::{FallbackReason, FallbackTaken, LayerOutcome, LayerReport, LayerSet, Presence};
 use crate::resolve::{Operator, resolve};
 
 /// How long a page waits for what became of layers: readers' pictures go before it.
@@ -237,7 +237,15 @@ fn kind_words<'k>(tastes: Tastes, kind: &'k str) -> &'k str {
 /// What was done, and why.
 fn fallback_words(tastes: Tastes, outcome: &LayerOutcome) -> String {
     let say = |english, german| tastes.say(english, german);
-    let (Some(taken), Some(reason)) = (outcome.fallback, outcome.reason) else { return "–".to_owned() };
+    let (Some(taken), Some(reason)) = (outcome.fallback, outcome.reason) else {
+        let words = match outcome.presence {
+            Presence::Drawn => "–",
+            Presence::NotNeeded => say("not needed", "nicht nötig"),
+            Presence::Nowhere => say("outside of the picture", "außerhalb des Bildes"),
+            Presence::LeftOut => say("left out", "weggelassen"),
+        };
+        return words.to_owned();
+    };
     let done = match taken {
         FallbackTaken::Panel => say("panel behind it", "Fläche dahinter"),
         FallbackTaken::Shorter => say("shorter text", "kürzerer Text"),

@@ -25,6 +25,7 @@ mod patch;
 mod place;
 mod report;
 mod shadow;
+mod silhouette;
 mod svg;
 mod text;
 mod trial;
@@ -37,6 +38,7 @@ pub use patch::{Blend, Colour, Opacity};
 pub use place::{Along, Direction, Extent, INSET_MAX, Insets, LayerAnchor, Length, Placing};
 pub use report::{FallbackReason, FallbackTaken, LayerOutcome, LayerReport, Presence};
 pub use shadow::{Shadow, ShadowKind};
+pub use silhouette::{Greys, REACH_MAX, Silhouette, White};
 pub use text::{
     FONT_BYTES_MAX, FONTS_MAX, FontError, FontFace, Hyphens, LINES_MAX, Misfit, TEXT_CHARS_MAX, TextStyle, Words,
 };

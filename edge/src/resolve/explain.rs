@@ -71,6 +71,9 @@ pub struct ExplainedVariant {
     /// Its name, where a model draws the picture.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
+    /// Places of layers that the model is told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<String>,
     pub dedup: DedupScope,
     pub urgency: u8,
     pub on_miss: String,
@@ -211,11 +214,19 @@ fn variant(resolved: &Resolved) -> ExplainedVariant {
         recipe_id: variant.recipe.id(),
         recipe: (&variant.recipe).into(),
         checkpoint: slot.drawn().map(|generate| generate.checkpoint.clone()),
+        places: places(resolved),
         dedup: variant.dedup.clone(),
         urgency: slot.urgency.get(),
         on_miss: slot.on_miss.to_string(),
         tags: variant.tags.all().map(str::to_owned).into(),
     }
+}
+
+fn places(resolved: &Resolved) -> Vec<String> {
+    let Resolved { campaign, slot, variant, .. } = resolved;
+    let generate = slot.drawn().filter(|_| variant.recipe.drawn().is_some());
+    let places = generate.into_iter().flat_map(|generate| generate.additions.places());
+    places.map(|place| place.shown(slot, &campaign.axes, &variant.values)).collect()
 }
 
 fn warnings(request: &ImageRequest<'_>, resolved: &Resolved) -> Vec<String> {

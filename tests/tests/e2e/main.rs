@@ -35,6 +35,7 @@ mod observing;
 mod origin;
 mod papers;
 mod people;
+mod places;
 mod poisoning;
 mod preview;
 mod processes;

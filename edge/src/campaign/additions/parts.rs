@@ -4,7 +4,8 @@
 use bildkante_shared::limits::{DETAILS_MAX, GUIDANCE_MAX, MASTER_SIDE_PX_MULTIPLE, PROMPT_BYTES_MAX, STEPS_MAX};
 use bildkante_shared::recipe::{DetailUse, DraftUse, Enlarge};
 
-use super::{Control, image, read_controls, read_loras};
+use super::{Control, Seen, read_controls, read_loras, required_image_use};
+use crate::campaign::layers::{ImageUse, PlaceReader};
 use crate::campaign::pins::Pins;
 use crate::campaign::reader::{TableReader, no_hint};
 
@@ -26,7 +27,7 @@ pub struct Draft {
 /// By name what [`DetailUse`] has by digest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Detail {
-    pub mask: String,
+    pub mask: ImageUse,
     pub strength: f64,
     pub steps: Option<u32>,
     pub guidance: Option<f64>,
@@ -37,7 +38,7 @@ pub struct Detail {
 
 impl Draft {
     /// Of a picture of this size.
-    pub(super) fn used(&self, (width_px, height_px): (u32, u32), pins: &Pins) -> DraftUse {
+    pub(super) fn used(&self, (width_px, height_px): (u32, u32), pins: &Pins, seen: Seen<'_>) -> DraftUse {
         DraftUse {
             width_px: scaled(width_px, self.scale),
             height_px: scaled(height_px, self.scale),
@@ -46,7 +47,7 @@ impl Draft {
             steps: self.steps,
             guidance: self.guidance,
             loras: self.loras.as_ref().map(|loras| super::lora_uses(loras, pins)),
-            controls: super::control_uses(&self.controls, pins),
+            controls: super::control_uses(&self.controls, pins, seen),
         }
     }
 }
@@ -60,9 +61,9 @@ fn scaled(side_px: u32, scale: f64) -> u32 {
 }
 
 impl Detail {
-    pub(super) fn used(&self, pins: &Pins) -> DetailUse {
+    pub(super) fn used(&self, pins: &Pins, seen: Seen<'_>) -> DetailUse {
         DetailUse {
-            mask: pins.image(&self.mask),
+            mask: seen(&self.mask),
             strength: self.strength,
             steps: self.steps,
             guidance: self.guidance,
@@ -73,7 +74,7 @@ impl Detail {
     }
 }
 
-pub(super) fn read_draft(table: &TableReader<'_, '_>) -> Option<Draft> {
+pub(super) fn read_draft(table: &TableReader<'_, '_>, places: &PlaceReader<'_>) -> Option<Draft> {
     let draft = table.table("draft")?;
     if !draft.has("scale") {
         draft.missing("scale", "`draft.scale` is missing: the draft's share of the picture's sides, 0.1 to 1");
@@ -83,14 +84,14 @@ pub(super) fn read_draft(table: &TableReader<'_, '_>) -> Option<Draft> {
     let enlarge = draft.choice("enlarge", &ENLARGE).unwrap_or_default();
     let (steps, guidance) = (draft.integer("steps", 1..=STEPS_MAX), draft.number("guidance", 0.0..=GUIDANCE_MAX));
     let loras = draft.has("loras").then(|| read_loras(&draft));
-    let controls = if draft.has("controls") { read_controls(&draft) } else { Vec::new() };
+    let controls = if draft.has("controls") { read_controls(&draft, places) } else { Vec::new() };
     draft.finish(no_hint);
     Some(Draft { scale: scale?, strength: strength?, enlarge, steps, guidance, loras, controls })
 }
 
-pub(super) fn read_details(table: &TableReader<'_, '_>) -> Vec<Detail> {
+pub(super) fn read_details(table: &TableReader<'_, '_>, places: &PlaceReader<'_>) -> Vec<Detail> {
     let details = table.list_of_tables("details", DETAILS_MAX).into_iter().filter_map(|detail| {
-        let mask = detail.required_text("mask").and_then(|name| image(&detail, &name));
+        let mask = required_image_use(&detail, "mask", places);
         let strength = read_strength(&detail, "details");
         let (steps, guidance) = (detail.integer("steps", 1..=STEPS_MAX), detail.number("guidance", 0.0..=GUIDANCE_MAX));
         let loras = detail.has("loras").then(|| read_loras(&detail));

@@ -88,7 +88,7 @@ fn is_font(manifest: &Manifest, path: &str) -> bool {
     fonts.any(|font| font == path)
 }
 
-fn read(folder: &Path, path: &str) -> std::io::Result<Vec<u8>> {
+pub(super) fn read(folder: &Path, path: &str) -> std::io::Result<Vec<u8>> {
     let bytes_max = ASSET_BYTES_MAX.max(FONT_BYTES_MAX) as u64;
     let mut bytes = Vec::new();
     std::fs::File::open(folder.join(path))?.take(bytes_max + 1).read_to_end(&mut bytes)?;

@@ -209,7 +209,9 @@ mod tests {
         let catalog = site.load();
         let campaign = catalog.campaign("autumn").expect("a campaign");
         let layers = campaign.layers(0).expect("layers");
-        let set_of = |combination: u32| layers.of(&campaign.values_of(combination), None).expect("a set");
+        let set_of = |combination: u32| {
+            layers.of(&campaign.values_of(combination), None).expect("texts for all").expect("a set")
+        };
         let shown: BTreeSet<_> = campaign.combinations().map(|it| *set_of(it).digest()).collect();
         let tried: BTreeSet<_> =
             campaign.combinations_of(&layers.axes()).into_iter().map(|it| *set_of(it).digest()).collect();

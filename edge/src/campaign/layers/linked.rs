@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bildkante_shared::ids::Digest;
 use serde::Serialize;
 
-use super::super::axes::{Axis, locale_of};
+use super::super::axes::{Axis, LOCALE_AXIS, locale_of};
 use super::super::cuts::DEFAULT_CUT;
 use super::super::fault::SourceText;
 use super::super::framing::{Framing, Insets};
@@ -283,7 +283,8 @@ impl SlotLayers {
     #[must_use]
     pub fn axes(&self) -> Vec<usize> {
         let Shared { copy, figures, .. } = &*self.shared;
-        let mut axes: BTreeSet<usize> = self.locale_axis.into_iter().collect();
+        let mut axes: BTreeSet<usize> =
+            self.axes.iter().position(|axis| axis.name == LOCALE_AXIS).into_iter().collect();
         for layer in &self.plan.layers {
             axes.extend(layer.only.iter().map(|(axis, _)| *axis));
             match &layer.kind {
@@ -323,15 +324,20 @@ impl LayerFrame {
 
     /// The safe area, in the direction of writing.
     fn insets(&self, direction: Direction) -> LayerInsets {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 4000")]
-        let share = |percent: f64| (percent * 100.0).round() as u32;
-        let Insets { top, right, bottom, left } = self.safe_area;
+        let [top, right, bottom, left] = shares(&self.safe_area);
         let (start, end) = match direction {
             Direction::Ltr => (left, right),
             Direction::Rtl => (right, left),
         };
-        LayerInsets { top: share(top), end: share(end), bottom: share(bottom), start: share(start) }
+        LayerInsets { top, end, bottom, start }
     }
+}
+
+/// Top, right, bottom and left, in ten-thousandths.
+pub(super) fn shares(insets: &Insets) -> [u32; 4] {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 4000")]
+    let share = |percent: f64| (percent * 100.0).round() as u32;
+    [insets.top, insets.right, insets.bottom, insets.left].map(share)
 }
 
 fn is_shown(layer: &LayerPlan, values: &[usize], cut: &str) -> bool {
@@ -349,7 +355,7 @@ fn stands(layer: &LayerPlan, shown: &[&LayerPlan]) -> bool {
 }
 
 /// By the language, or by the script where the locale names one.
-fn direction_of(locale: &str) -> Direction {
+pub(super) fn direction_of(locale: &str) -> Direction {
     const RTL_SCRIPTS: [&str; 7] = ["Arab", "Hebr", "Thaa", "Syrc", "Nkoo", "Adlm", "Rohg"];
     const RTL_LANGUAGES: [&str; 12] = ["ar", "he", "fa", "ur", "ps", "dv", "yi", "ckb", "sd", "ug", "arc", "nqo"];
     let mut parts = locale.split('-');

@@ -52,7 +52,7 @@ fn shipped(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../config/campaigns/layers/fonts").join(name)
 }
 
-fn png(colour: [u8; 4]) -> Vec<u8> {
+pub(super) fn png(colour: [u8; 4]) -> Vec<u8> {
     use image::ImageEncoder as _;
     let mut file = Vec::new();
     let encoder = image::codecs::png::PngEncoder::new(&mut file);
@@ -68,7 +68,7 @@ pub(super) fn site() -> Site {
 }
 
 /// The same, not locked yet.
-fn bare() -> Site {
+pub(super) fn bare() -> Site {
     let site = Site::new();
     let manifest = std::fs::read_to_string(site.path("campaigns/autumn.toml")).expect("a manifest");
     site.write("campaigns/autumn.toml", &format!("{manifest}\n{LAYERS}"));
@@ -88,7 +88,7 @@ fn bare() -> Site {
     site
 }
 
-fn variant(site: &Site, chosen: &[(&str, &str)]) -> Variant {
+pub(super) fn variant(site: &Site, chosen: &[(&str, &str)]) -> Variant {
     let catalog = site.load();
     let campaign = catalog.campaign("autumn").expect("a campaign");
     let mut combination = campaign.default_combination();

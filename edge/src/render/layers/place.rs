@@ -64,6 +64,15 @@ impl Length {
         }
     }
 
+    /// The same where a pixel becomes `wide` of `of` pixels, rounded to the nearest.
+    pub(super) fn enlarged(self, wide: u32, of: u32) -> Self {
+        let Self::Px(px) = self else { return self };
+        let (twice, of) = (2 * i64::from(px) * i64::from(wide), i64::from(of.max(1)));
+        let most = i64::from(LENGTH_PX_MAX);
+        let px = ((twice + of * twice.signum()) / (2 * of)).clamp(-most, most);
+        Self::Px(i32::try_from(px).unwrap_or_default())
+    }
+
     /// Of a side of that many pixels, rounded to the nearest.
     pub(super) fn px(self, side: i64) -> i64 {
         match self {
@@ -83,7 +92,7 @@ impl fmt::Display for Length {
 }
 
 /// Rounded to the nearest, halves away from zero.
-fn share_of(side: i64, share: i64) -> i64 {
+pub(super) fn share_of(side: i64, share: i64) -> i64 {
     let twice = 2 * side * share;
     let half = WHOLE * twice.signum();
     (twice + half) / (2 * WHOLE)

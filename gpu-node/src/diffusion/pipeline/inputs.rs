@@ -153,8 +153,7 @@ fn depth(
             return Err(DiffusionError::input("this checkpoint is told how near things are: it needs `depth`"));
         }
     };
-    let map = models.pictures.get(&digest);
-    let map = map.ok_or_else(|| DiffusionError::input(format!("`depth` {digest} is not there")))?;
+    let map = picture(models, recipe, digest, "depth")?;
     let small = upload(&map.brightness()?, networks.device())?;
     let small = small.f_upsample_bicubic2d([shape[2], shape[3]], false, None, None)?;
     let (least, most) = (small.f_min()?, small.f_max()?);

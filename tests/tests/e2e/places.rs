@@ -1,0 +1,114 @@
+//! The place of a packshot on its way into a scene: drawn and pinned by the lock, and handed to the node.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use bildkante_edge::campaign::{check as check_campaigns, write_locks};
+use bildkante_edge::config::Config;
+use bildkante_gpu_node::config::NodeConfig;
+use bildkante_tests::repository;
+use bildkante_tests::rig::{Plan, Rig};
+use http::StatusCode;
+
+/// The scene is drawn around the product, and no prompt names it.
+const SCENE: &str = "[slots.hero.generate]
+prompt   = \"a table, {backdrop} backdrop\"
+init     = { image = \"begin.png\", strength = 1.0 }
+mask     = { layer = \"packshot\", white = \"surroundings\" }
+controls = [{ network = \"sd1-depth\", image = { layer = \"packshot\", grow = \"2%\", softness = \"4%\" }, weight = 0.5 }]
+
+[[slots.hero.layers]]
+name   = \"packshot\"
+image  = \"packshots/{product}.png\"
+anchor = \"bottom-end\"
+width  = \"60%\"
+height = \"60%\"
+only   = { product = [\"mug\", \"vase\"] }
+
+[slots.teaser]";
+
+fn models(config: &mut NodeConfig) {
+    let models = config.data_dir.with_file_name("models");
+    if !models.exists() {
+        lay_out_models(&models).expect("links to fixtures");
+    }
+    config.models_dir = models;
+}
+
+fn lay_out_models(models: &Path) -> std::io::Result<()> {
+    let fixtures = repository().join("gpu-node/fixtures");
+    std::fs::create_dir(models)?;
+    symlink(fixtures.join("checkpoints/sd1-tiny"), models.join("sd1-tiny"))?;
+    symlink(fixtures.join("controlnets/sd1-depth"), models.join("sd1-depth"))
+}
+
+fn files_and_lock(config: &mut Config) {
+    prepare(config).expect("files and a lock");
+}
+
+fn prepare(config: &Config) -> anyhow::Result<()> {
+    let sources = config.campaigns.sources()?;
+    let packshots = sources.campaigns_dir.join("layers/packshots");
+    std::fs::create_dir_all(sources.images_dir())?;
+    std::fs::create_dir_all(&packshots)?;
+    image::RgbImage::from_pixel(192, 192, image::Rgb([250, 250, 250])).save(sources.images_dir().join("begin.png"))?;
+    // The mug is wide, the vase is slim.
+    for product in ["mug", "vase", "ball", "cube", "bottle", "ring", "gift", "lamp"] {
+        let width = if product == "vase" { 4 } else { 16 };
+        image::RgbaImage::from_pixel(width, 16, image::Rgba([0, 90, 90, 255]))
+            .save(packshots.join(format!("{product}.png")))?;
+    }
+    let folder = sources.campaigns_dir.parent().context("a folder")?.to_owned();
+    write_locks(&sources, &folder.join("models"))?;
+    check_campaigns(&sources, Some(&folder.join("models")))?;
+    Ok(())
+}
+
+fn manifest(text: String) -> String {
+    // What the manifest says of its model goes with the model.
+    let text = text.replace("\"studio-tiny\"", "\"sd1-tiny\"").replace("[models.studio-tiny]", "[models.sd1-tiny]");
+    let text = text.replace("steps      = 20", "steps      = 5");
+    text.replacen("[slots.teaser]", SCENE, 1)
+}
+
+async fn draw(rig: &Rig, query: &str) -> anyhow::Result<()> {
+    let path = format!("/i/studio/hero?{query}&w=192&fm=png");
+    let reply = rig.http.image(rig.public(), &path).await?;
+    ensure!(reply.status == StatusCode::OK, "{path}: {}", reply.text());
+    Ok(())
+}
+
+fn places(rig: &Rig) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(rig.dir.path().join("campaigns/images"))? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.retain(|name| name.starts_with("place-"));
+    names.sort();
+    Ok(names)
+}
+
+#[tokio::test]
+async fn a_scene_leaves_room_for_the_packshot_that_will_lie_in_it() -> anyhow::Result<()> {
+    let plan = Plan { manifest, node: models, edge: files_and_lock, ..Plan::shipped() };
+    let rig = Rig::start(plan).await?;
+    let names = places(&rig)?;
+    assert_eq!(names.len(), 6, "mug, vase and nothing, as mask and for the ControlNet: {names:?}");
+    let lock = std::fs::read_to_string(rig.dir.path().join("campaigns/studio.lock.toml"))?;
+    assert!(names.iter().all(|name| lock.contains(&format!("\"{name}\" = "))), "{lock}");
+
+    // What a mask and a control do to pixels is the node's, and tested there. Here each product's own reach it.
+    let blobs = || std::fs::read_dir(rig.dir.path().join("node/blobs")).map(Iterator::count);
+    let drawn = "bildkante_node_http_responses_total{route=\"generations\",status=\"200\"}";
+    for (at, (product, handed)) in [("mug", 3), ("vase", 5), ("ball", 7)].into_iter().enumerate() {
+        draw(&rig, &format!("product={product}")).await?;
+        assert_eq!(blobs()?, handed, "{product}: the mask, the ControlNet's image, and what all begin with");
+        rig.http.counts(rig.node(), drawn, at as f64 + 1.0).await?;
+    }
+    // Another colour has the same place and the same words: it is the same picture.
+    draw(&rig, "product=mug&colour=red").await?;
+    rig.http.counts(rig.node(), drawn, 3.0).await?;
+    rig.stop().await;
+    Ok(())
+}
