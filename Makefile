@@ -35,9 +35,9 @@ demo: demo-build ## Build edge and node, start both, print what to open; Ctrl-C 
 
 # A build profile of its own: a release takes more than twice as long to build, and is a few percent faster.
 .PHONY: demo-build
-demo-build: setup
+demo-build: toolchain nasm libtorch
 	@echo "demo: building edge and node (about five minutes on two cores the first time; cargo shows how far it is)"
-	cargo build $(locked) --profile demo -p bildkante-edge -p bildkante-gpu-node
+	cargo build $(locked) --profile demo --no-default-features -p bildkante-edge -p bildkante-gpu-node
 
 .PHONY: test
 test: setup ## Run every test, the end-to-end ones last
@@ -45,7 +45,7 @@ test: setup ## Run every test, the end-to-end ones last
 	@scripts/test.sh $(locked)
 
 .PHONY: test-edge
-test-edge: toolchain ## Run the edge's own tests: no libtorch needed
+test-edge: toolchain codecs ## Run the edge's own tests: no libtorch needed
 	@cargo test $(locked) -p bildkante-shared -p bildkante-edge
 
 .PHONY: lint
@@ -90,18 +90,28 @@ bench-kill: release-edge release-loadtest ## From an acknowledged kill to the la
 	cargo test $(locked) --release -p bildkante-edge --lib -- --ignored --nocapture start_and_look_up_over_many_kills
 
 .PHONY: bench-watermark
-bench-watermark: toolchain nasm ## The watermark after each attack, beside invisible-watermark; scores, speed, false detections (TRIALS=100000 for less)
+bench-watermark: toolchain codecs ## The watermark after each attack, beside invisible-watermark; scores, speed, false detections (TRIALS=100000 for less)
 	cargo build $(locked) --release -p bildkante-edge --example watermark_bench
 	@loadtest/bench/watermark.sh "$(DEPS)" "$(binaries)/examples/watermark_bench" $(TRIALS)
 
 .PHONY: bench-render
-bench-render: toolchain nasm ## Milliseconds and bytes of every format, rung and size, and of the layers of a rendition
+bench-render: toolchain codecs ## Milliseconds and bytes of every format, rung and size, and of the layers of a rendition
 	cargo run $(locked) --release -p bildkante-edge --example encode_bench
 	cargo run $(locked) --release -p bildkante-edge --example layers_bench
 
 .PHONY: bench-check
-bench-check: toolchain nasm ## Seconds that `check` takes for 5,000 variants with layers in 14 locales
+bench-check: toolchain codecs ## Seconds that `check` takes for 5,000 variants with layers in 14 locales
 	cargo run $(locked) --release -p bildkante-edge --example check_bench
+
+.PHONY: bench-encoders
+bench-encoders: toolchain codecs ## Bytes, score and time of every encoder on pictures it was not tuned on, beside sharp and avifenc (fetches 250 MB of pictures once; EVERY=4 takes fewer)
+	cargo build $(locked) --release -p bildkante-edge --example encoder_curves
+	@loadtest/bench/encoders.sh "$(DEPS)" "$(binaries)/examples/encoder_curves" $(or $(EVERY),1)
+
+.PHONY: encoder-tables
+encoder-tables: toolchain codecs ## Learn what quality reaches which score (edge/src/render/quality/tables.rs), after an encoder or its options were changed
+	cargo build $(locked) --release -p bildkante-edge --example encoder_curves
+	@loadtest/bench/encoders.sh --learn "$(DEPS)" "$(binaries)/examples/encoder_curves" $(or $(EVERY),1)
 
 .PHONY: bench-diffusion
 bench-diffusion: release ## A node that serves beside Python diffusers: alone, loaded, mixed traffic, what exactness costs, cold start, memory (fetches and makes 15 GB once; BENCH='--workload studio' for less)
@@ -163,7 +173,7 @@ release: setup ## The release build of edge, node and load generator, stripped, 
 	@scripts/debug-files.sh $(foreach name,edge gpu-node loadtest,"$(binaries)/bildkante-$(name)")
 
 .PHONY: release-edge
-release-edge: toolchain nasm
+release-edge: toolchain codecs
 	cargo build $(locked) --release -p bildkante-edge --bins --example seed
 	@scripts/debug-files.sh "$(binaries)/bildkante-edge"
 
@@ -172,12 +182,17 @@ release-loadtest: toolchain
 	cargo build $(locked) --release -p bildkante-loadtest
 	@scripts/debug-files.sh "$(binaries)/bildkante-loadtest"
 
+# What the C codecs of a release are built with.
+.PHONY: codecs
+codecs: nasm
+	@scripts/apt.sh cmake=cmake || { echo "cmake builds libaom, the AV1 encoder; without it: cargo build --no-default-features" >&2; exit 1; }
+
 .PHONY: nasm
 nasm:
 	@scripts/apt.sh nasm=nasm || { echo "nasm assembles the AV1 encoder's inner loops" >&2; exit 1; }
 
 .PHONY: setup
-setup: toolchain nasm libtorch ## What any build needs: checks the toolchain, fetches nasm and libtorch
+setup: toolchain codecs libtorch ## What any build needs: checks the toolchain, fetches nasm, cmake and libtorch
 
 .PHONY: env
 env: setup ## Print the exports for calling cargo by hand (eval the output)

@@ -4,6 +4,7 @@
 //! encoder_curves curves FOLDER WIDTHS [EVERY] > CSV   each native quality: bytes, score, processor time, features
 //! encoder_curves judge FOLDER WIDTHS [EVERY] > CSV    what `q` gives: score, encodes, bytes
 //! encoder_curves pictures FOLDER WIDTHS TO [EVERY]    the scaled pictures that the encoders get, as PNG, for peers
+//! encoder_curves score FOLDER > CSV                   what peers made of those: NAME@WIDTH@PEER@QUALITY@MS.avif with .decoded.png
 //! ```
 //!
 //! FOLDER holds PNG files (`loadtest/bench/render/corpus.py` makes them); WIDTHS are such as `320,640`; of every EVERY pictures one is taken.
@@ -17,6 +18,8 @@ use bildkante_edge::render::{
     CropBox, Found, Quality, Raster, Rung, decode_master, encode, encode_native, features, quality, resize,
 };
 use bildkante_edge::words::Format;
+use bildkante_shared::pixels::Pixels;
+use fast_ssim2::{PixelDescriptor, PixelSlice, Ssimulacra2Reference};
 
 const FORMATS: [Format; 3] = [Format::Avif, Format::Webp, Format::Jpeg];
 /// Shares of the encoder's range that are tried.
@@ -30,8 +33,13 @@ struct Picture {
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [mode, folder] = arguments.as_slice()
+        && mode == "score"
+    {
+        return score(Path::new(folder));
+    }
     let [mode, folder, widths, rest @ ..] = arguments.as_slice() else {
-        anyhow::bail!("encoder_curves curves|judge|pictures FOLDER WIDTHS [TO] [EVERY]");
+        anyhow::bail!("encoder_curves curves|judge|pictures|score FOLDER WIDTHS [TO] [EVERY]");
     };
     let widths: Vec<u32> = widths.split(',').map(str::parse).collect::<Result<_, _>>()?;
     let every = rest.last().and_then(|text| text.parse().ok()).unwrap_or(1);
@@ -138,6 +146,32 @@ fn write(picture: &Picture, to: &Path) -> anyhow::Result<String> {
     let found = encode(&picture.raster, Format::Png, Quality::AUTO, Rung::Quick)?;
     std::fs::write(to.join(format!("{}@{}.png", picture.name, picture.raster.width_px)), found.file)?;
     Ok(String::new())
+}
+
+/// Peers' files, by the pictures another decoder made of them.
+fn score(folder: &Path) -> anyhow::Result<()> {
+    let mut reference = None;
+    for file in files(folder, 1)?.iter().filter(|file| file.to_string_lossy().ends_with(".decoded.png")) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().replace(".decoded.png", "");
+        let parts: Vec<&str> = name.split('@').collect();
+        let [picture, width, peer, quality, spent_ms] = parts.as_slice() else { continue };
+        let original = folder.join(format!("{picture}@{width}.png"));
+        if reference.as_ref().is_none_or(|(path, _)| *path != original) {
+            let known = decode_master(&std::fs::read(&original)?)?;
+            let slice = slice(&known)?;
+            reference = Some((original, Ssimulacra2Reference::new(&slice)?));
+        }
+        let Some((_, known)) = &reference else { continue };
+        let score = known.compare(&slice(&decode_master(&std::fs::read(file)?)?)?)?;
+        let bytes = std::fs::metadata(folder.join(format!("{name}.avif")))?.len();
+        println!("{picture},{width},{peer},{quality},{bytes},{spent_ms},{score:.2}");
+    }
+    Ok(())
+}
+
+fn slice(pixels: &Pixels) -> anyhow::Result<PixelSlice<'_>> {
+    let (width_px, height_px) = (pixels.width_px(), pixels.height_px());
+    Ok(PixelSlice::new(pixels.rgb(), width_px, height_px, width_px as usize * 3, PixelDescriptor::RGB8_SRGB)?)
 }
 
 /// Time this thread has spent on a processor (Linux): the first number of `schedstat` is nanoseconds.

@@ -18,7 +18,7 @@ use super::resize::Raster;
 use super::{Rung, panic_text, quality};
 use crate::render::Quality;
 use crate::words::Format;
-use score::Reference;
+use score::{Judge as _, Reference};
 
 pub(crate) use features::{COUNT as FEATURES, Features};
 pub use search::{Found, TOLERANCE};
@@ -66,12 +66,9 @@ fn open<'r>(
         #[cfg(feature = "aom")]
         Format::Avif => Box::new(avif::aom::Aom::new(raster, rung, reference)?),
         #[cfg(not(feature = "aom"))]
-        Format::Avif => {
-            let _ = reference;
-            Box::new(avif::ravif::Ravif::new(raster, rung))
-        }
+        Format::Avif => Box::new(avif::ravif::Ravif::new(raster, rung)),
         Format::Webp => Box::new(webp::Webp { raster, rung }),
-        Format::Jpeg => Box::new(jpeg::Jpeg { raster, rung }),
+        Format::Jpeg => Box::new(jpeg::Jpeg::new(raster, rung, reference)?),
         Format::Png => Box::new(png::Png { raster, rung }),
     })
 }
@@ -91,7 +88,7 @@ pub fn encode(raster: &Raster, format: Format, quality: Quality, rung: Rung) -> 
         match reference {
             Some(reference) => {
                 let target = f64::from(quality.get());
-                search::search(&mut *encoding, &reference, target, predicted, quality::native_range(format))
+                search::search(&mut *encoding, &reference, target, predicted, quality::searched_range(quality, format))
             }
             None => {
                 let file = encoding.encode(predicted.0)?;

@@ -58,6 +58,18 @@ pub const fn native_range(format: Format) -> (f32, f32) {
     }
 }
 
+/// Lowest and highest native quality for a perceptual one. SSIMULACRA2 hardly sees a field whose colour is off as a whole, so a flat picture would
+/// be given the least quality there is; a brand's colour is a field.
+pub(super) fn searched_range(quality: Quality, format: Format) -> (f32, f32) {
+    let (least, most) = native_range(format);
+    let floor = match format {
+        Format::Webp => 0.45,
+        Format::Jpeg => 0.3,
+        Format::Avif | Format::Png => 0.25,
+    };
+    (least.max(most * floor * f32::from(quality.get()) / 100.0), most)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,14 +3,15 @@
 //!
 //! The final rung is progressive with optimised Huffman tables, which is smaller and shows a whole picture early. The
 //! quick one is interleaved baseline with fixed tables: optimising them without progression would write one scan per
-//! component, which some decoders upsample badly. Chroma is 4:2:0, averaged rather than picked, below native
-//! quality 90.
+//! component, which some decoders upsample badly. Chroma is 4:2:0, averaged rather than picked, where that leaves the picture what
+//! it is; on the quick rung, which has no time to see, below native quality 90.
 
 use jpeg_encoder::{ChromaSubsamplingMethod, ColorType, Encoder, QuantizationTableType, SamplingFactor};
 
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 
+use super::score::Reference;
 use super::{Encoding, Raster};
 use crate::render::Rung;
 
@@ -18,11 +19,19 @@ use crate::render::Rung;
 const FULL_CHROMA_QUALITY: u8 = 90;
 
 pub(super) struct Jpeg<'r> {
-    pub(super) raster: &'r Raster,
-    pub(super) rung: Rung,
+    raster: &'r Raster,
+    rung: Rung,
+    /// `None` where the quality decides.
+    is_halved: Option<bool>,
 }
 
-impl Jpeg<'_> {
+impl<'r> Jpeg<'r> {
+    /// With a reference the chroma is chosen by what halving it costs.
+    pub(super) fn new(raster: &'r Raster, rung: Rung, reference: Option<&Reference>) -> Result<Self, String> {
+        let is_halved = reference.map(|reference| reference.is_halved_well(raster)).transpose()?;
+        Ok(Self { raster, rung, is_halved })
+    }
+
     /// `quality` is rounded to a whole number.
     fn at(&self, quality: f32, rung: Rung) -> Result<Vec<u8>, String> {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 1–100")]
@@ -30,7 +39,7 @@ impl Jpeg<'_> {
         let side = |px: u32| u16::try_from(px).map_err(|_| format!("{px} px is over 65535"));
         let mut out = Vec::new();
         let mut encoder = Encoder::new(&mut out, quality);
-        let is_full = quality >= FULL_CHROMA_QUALITY;
+        let is_full = self.is_halved.map_or(quality >= FULL_CHROMA_QUALITY, |is_halved| !is_halved);
         encoder.set_sampling_factor(if is_full { SamplingFactor::R_4_4_4 } else { SamplingFactor::R_4_2_0 });
         encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
         encoder.set_quantization_tables(QuantizationTableType::CustomMsSsim, QuantizationTableType::CustomMsSsim);

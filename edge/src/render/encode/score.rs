@@ -5,10 +5,18 @@
 
 use fast_ssim2::{PixelDescriptor, PixelSlice, Ssimulacra2Reference};
 
-use super::Raster;
+use super::{Raster, ycbcr};
 
 /// Below this side SSIMULACRA2 says nothing.
 const SIDE_PX_MIN: u32 = 8;
+/// Halving the chroma alone may cost as much of the score as this leaves of 100. Coloured letters and edges lose more, and are encoded with
+/// all of it.
+const HALVED_SCORE_MIN: f64 = 88.0;
+/// What says how good a decoded picture is.
+pub(super) trait Judge {
+    /// 100 for the picture itself; below 0 where it cannot be known again.
+    fn score(&self, rgb: &[u8]) -> Result<f64, String>;
+}
 
 pub(super) struct Reference {
     computed: Ssimulacra2Reference,
@@ -27,8 +35,14 @@ impl Reference {
         Some(Self { computed, width_px, height_px })
     }
 
-    /// 100 for the picture itself; below 0 where it cannot be known again.
-    pub(super) fn score(&self, rgb: &[u8]) -> Result<f64, String> {
+    /// Whether halved chroma, spread as decoders do it, leaves the picture what it is.
+    pub(super) fn is_halved_well(&self, raster: &Raster) -> Result<bool, String> {
+        Ok(self.score(&ycbcr::halved(raster))? >= HALVED_SCORE_MIN)
+    }
+}
+
+impl Judge for Reference {
+    fn score(&self, rgb: &[u8]) -> Result<f64, String> {
         let slice = slice(rgb, self.width_px, self.height_px).ok_or("the decoded picture has another size")?;
         let score = self.computed.compare(&slice).map_err(|error| error.to_string())?;
         Ok((score * 100.0).round() / 100.0)

@@ -7,7 +7,7 @@
 //! pixels give the same file on every edge.
 
 use super::Encoding;
-use super::score::Reference;
+use super::score::Judge;
 
 /// How far from the target a score may lie.
 pub const TOLERANCE: f64 = 1.0;
@@ -41,19 +41,19 @@ struct Bracket {
     slope: f64,
     low: Option<Tried>,
     high: Option<Tried>,
+    /// Whether the last try took the end of the one before it.
+    is_one_sided: bool,
 }
 
 impl Bracket {
     const fn new(slope: f64) -> Self {
-        Self { slope, low: None, high: None }
+        Self { slope, low: None, high: None, is_one_sided: false }
     }
 
     fn add(&mut self, tried: Tried, target: f64) {
-        if tried.score < target {
-            self.low = Some(tried);
-        } else {
-            self.high = Some(tried);
-        }
+        let end = if tried.score < target { &mut self.low } else { &mut self.high };
+        let was_there = end.replace(tried).is_some();
+        self.is_one_sided = was_there && self.low.is_some() && self.high.is_some();
     }
 
     /// Where to try next; `None` where no quality lies between.
@@ -67,6 +67,8 @@ impl Bracket {
                 if from > to {
                     return None;
                 }
+                // On a bent curve straight lines come near from one side only: then half of the way to the middle.
+                let share = if self.is_one_sided { (share + 0.5) / 2.0 } else { share };
                 (low.native + (high.native - low.native) * share as f32).clamp(from, to)
             }
             (Some(end), None) => end.native + by_slope(target - end.score, self.slope).max(step),
@@ -83,18 +85,18 @@ impl Bracket {
 /// `range` is the encoder's scale, `slope` how many points of score one of its qualities is worth near the one predicted.
 pub(super) fn search(
     encoding: &mut dyn Encoding,
-    reference: &Reference,
+    judge: &dyn Judge,
     target: f64,
     (predicted, slope): (f32, f64),
     range: (f32, f32),
 ) -> Result<Found, String> {
     let step = encoding.step();
-    let (mut native, probes) = probed(encoding, reference, target, (nearest(predicted, step, range), slope), range)?;
+    let (mut native, probes) = probed(encoding, judge, target, (nearest(predicted, step, range), slope), range)?;
     let mut bracket = Bracket::new(slope);
     let mut best: Option<Found> = None;
     for encodes in 1..=ENCODES_MAX {
         let file = encoding.encode(native)?;
-        let score = reference.score(&encoding.decoded(&file)?)?;
+        let score = judge.score(&encoding.decoded(&file)?)?;
         bracket.add(Tried { native, score }, target);
         let miss = |found: &Found| found.score.map_or(f64::MAX, |score| (score - target).abs());
         if best.as_ref().is_none_or(|best| (score - target).abs() < miss(best)) {
@@ -121,7 +123,7 @@ fn by_slope(score: f64, slope: f64) -> f32 {
 /// The quality whose probe came nearest to what the final would make of it, and how many it took.
 fn probed(
     encoding: &mut dyn Encoding,
-    reference: &Reference,
+    judge: &dyn Judge,
     target: f64,
     (predicted, slope): (f32, f64),
     range: (f32, f32),
@@ -132,7 +134,7 @@ fn probed(
     let mut native = predicted;
     for probes in 1..=PROBES_MAX {
         let Some(file) = encoding.probe(native) else { return Ok((predicted, 0)) };
-        let tried = Tried { native, score: reference.score(&encoding.decoded(&file?)?)? };
+        let tried = Tried { native, score: judge.score(&encoding.decoded(&file?)?)? };
         bracket.add(tried, target);
         let miss = |tried: &Tried| (tried.score - target).abs();
         if best.as_ref().is_none_or(|best| miss(&tried) < miss(best)) {
@@ -151,4 +153,90 @@ fn probed(
 
 fn nearest(native: f32, step: f32, (least, most): (f32, f32)) -> f32 {
     ((native / step).round() * step).clamp(least, most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An encoder whose files hold their quality, and lose more of the score the lower it is.
+    struct Fake {
+        /// Points that a probe loses more; `None` where there are no probes.
+        probe_loses: Option<f32>,
+        tried: Vec<f32>,
+    }
+
+    struct ScoreInFile;
+
+    impl Judge for ScoreInFile {
+        fn score(&self, rgb: &[u8]) -> Result<f64, String> {
+            let bytes = rgb.try_into().map_err(|_| "no file of the fake".to_owned())?;
+            Ok(f64::from(f32::from_le_bytes(bytes)))
+        }
+    }
+
+    /// Steep at the lower end and flat at the upper one, as encoders' are.
+    fn score_at(native: f32) -> f32 {
+        95.0 - (100.0 - native).powi(2) / 60.0
+    }
+
+    impl Encoding for Fake {
+        fn encode(&mut self, native: f32) -> Result<Vec<u8>, String> {
+            self.tried.push(native);
+            Ok(score_at(native).to_le_bytes().to_vec())
+        }
+
+        fn probe(&mut self, native: f32) -> Option<Result<Vec<u8>, String>> {
+            self.probe_loses.map(|more| Ok((score_at(native) - more).to_le_bytes().to_vec()))
+        }
+
+        fn decoded(&self, file: &[u8]) -> Result<Vec<u8>, String> {
+            Ok(file.to_vec())
+        }
+    }
+
+    fn fake(probe_loses: Option<f32>) -> Fake {
+        Fake { probe_loses, tried: Vec::new() }
+    }
+
+    #[test]
+    fn the_target_is_met_from_a_prediction_on_either_side() {
+        for (target, predicted) in [(40.0, 99.0), (40.0, 20.0), (70.0, 35.0), (85.0, 99.0)] {
+            let mut encoder = fake(None);
+            let found = search(&mut encoder, &ScoreInFile, target, (predicted, 1.0), (0.0, 100.0)).expect("a file");
+            let score = found.score.expect("a score");
+            assert!((score - target).abs() <= TOLERANCE, "{target} from {predicted}: {score}, {:?}", encoder.tried);
+            assert_eq!((found.encodes as usize, found.probes), (encoder.tried.len(), 0));
+            assert!(found.encodes <= ENCODES_MAX);
+        }
+    }
+
+    #[test]
+    fn probes_spare_whole_encodes() {
+        let mut encoder = fake(Some(0.0));
+        let found = search(&mut encoder, &ScoreInFile, 80.0, (40.0, 1.0), (0.0, 100.0)).expect("a file");
+        assert_eq!((found.encodes, encoder.tried.len()), (1, 1));
+        assert!(found.probes >= 2, "{}", found.probes);
+    }
+
+    #[test]
+    fn a_score_out_of_reach_ends_at_the_end_of_the_scale() {
+        let mut encoder = fake(None);
+        let found = search(&mut encoder, &ScoreInFile, 99.0, (50.0, 1.0), (0.0, 60.0)).expect("a file");
+        assert!((found.native - 60.0).abs() < f32::EPSILON && found.score.expect("a score") < 90.0);
+        let found = search(&mut encoder, &ScoreInFile, 1.0, (90.0, 1.0), (80.0, 100.0)).expect("a file");
+        assert!((found.native - 80.0).abs() < f32::EPSILON && found.score.expect("a score") > 10.0);
+    }
+
+    #[test]
+    fn a_bracket_shrinks_and_ends_where_nothing_lies_between() {
+        let mut bracket = Bracket::new(1.0);
+        bracket.add(Tried { native: 10.0, score: 40.0 }, 50.0);
+        assert_eq!(bracket.next(50.0, (0.0, 63.0), 1.0), Some(20.0));
+        bracket.add(Tried { native: 20.0, score: 80.0 }, 50.0);
+        assert_eq!(bracket.next(50.0, (0.0, 63.0), 1.0), Some(13.0));
+        bracket.add(Tried { native: 13.0, score: 49.0 }, 50.0);
+        bracket.add(Tried { native: 14.0, score: 52.0 }, 50.0);
+        assert_eq!(bracket.next(50.0, (0.0, 63.0), 1.0), None);
+    }
 }

@@ -2,10 +2,9 @@
 //!
 //! Whole numbers and single operations on floats only: every processor gives the same samples.
 
-#[cfg(feature = "aom")]
-pub(super) use encoding::{Chroma, halved, planes};
-
 use bildkante_av1::{Frame, Layout, Row};
+
+use super::Raster;
 
 /// The pixels of a frame this edge has encoded.
 pub(super) fn pixels(frame: &Frame) -> Result<Vec<u8>, String> {
@@ -87,83 +86,69 @@ fn rounded(value: f32) -> u8 {
     (value + 0.5).clamp(0.0, 255.0) as u8
 }
 
-#[cfg(feature = "aom")]
-mod encoding {
-    use super::super::Raster;
-    use bildkante_aom::Depth;
+const SHIFT: u32 = 16;
 
-    pub(in crate::render::encode) use bildkante_aom::Chroma;
+/// Weights of red, green and blue for one kind of sample, in 1/65536ths, scaled to the depth.
+#[derive(Clone, Copy)]
+struct Weights([i64; 3]);
 
-    const SHIFT: u32 = 16;
-
-    /// Weights of red, green and blue for one kind of sample, in 1/65536ths, scaled to the depth.
-    #[derive(Clone, Copy)]
-    struct Weights([i32; 3]);
-
-    impl Weights {
-        #[allow(clippy::cast_possible_truncation, reason = "weights are below 1, scaled to at most 2^19")]
-        fn new(weights: [f64; 3], depth: Depth) -> Self {
-            let scale = f64::from((1_u32 << depth.bits()) - 1) / 255.0 * f64::from(1_u32 << SHIFT);
-            Self(weights.map(|weight| (weight * scale).round() as i32))
-        }
-
-        /// Of the sum of `1 << summed` pixels.
-        fn sample(self, [red, green, blue]: [i32; 3], summed: u32, middle: i32, most: i32) -> u16 {
-            let sum = i64::from(self.0[0]) * i64::from(red)
-                + i64::from(self.0[1]) * i64::from(green)
-                + i64::from(self.0[2]) * i64::from(blue);
-            let shift = SHIFT + summed;
-            let value = ((sum + (1 << (shift - 1))) >> shift) + i64::from(middle);
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the depth")]
-            let value = value.clamp(0, i64::from(most)) as u16;
-            value
-        }
+impl Weights {
+    #[allow(clippy::cast_possible_truncation, reason = "weights are below 1, scaled to at most 2^19")]
+    fn new(weights: [f64; 3], bits: u32) -> Self {
+        let scale = f64::from((1_u32 << bits) - 1) / 255.0 * f64::from(1_u32 << SHIFT);
+        Self(weights.map(|weight| (weight * scale).round() as i64))
     }
 
-    /// The picture with nothing lost but what halving its chroma loses.
-    pub(in crate::render::encode) fn halved(raster: &Raster) -> Vec<u8> {
-        let planes = planes(raster, Depth::Ten, Chroma::Half);
-        let (width, height) = (raster.width_px as usize, raster.height_px as usize);
-        let row = |plane: usize, y: usize, out: &mut Vec<f32>| {
-            let width = if plane == 0 { width } else { width.div_ceil(2) };
-            out.clear();
-            out.extend(planes[plane][y * width..(y + 1) * width].iter().map(|sample| f32::from(*sample)));
-        };
-        super::assembled((width, height), Depth::Ten.bits(), true, &row).unwrap_or_default()
+    /// Of the sum of `1 << summed` pixels.
+    fn sample(self, sum: [u32; 3], summed: u32, middle: i64, most: i64) -> u16 {
+        let weighted: i64 = self.0.iter().zip(sum).map(|(weight, channel)| weight * i64::from(channel)).sum();
+        let shift = SHIFT + summed;
+        let value = ((weighted + (1 << (shift - 1))) >> shift) + middle;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the depth")]
+        let value = value.clamp(0, most) as u16;
+        value
     }
+}
 
-    /// Luma, blue and red difference. Halved chroma is the mean of four pixels, at the edges of those that are there.
-    pub(in crate::render::encode) fn planes(raster: &Raster, depth: Depth, chroma: Chroma) -> [Vec<u16>; 3] {
-        let (width, height) = (raster.width_px as usize, raster.height_px as usize);
-        let most = (1 << depth.bits()) - 1;
-        let middle = 1 << (depth.bits() - 1);
-        let luma = Weights::new([0.299, 0.587, 0.114], depth);
-        let blue = Weights::new([-0.168_736, -0.331_264, 0.5], depth);
-        let red = Weights::new([0.5, -0.418_688, -0.081_312], depth);
-        let pixel = |x: usize, y: usize| -> [i32; 3] {
-            let at = (y * width + x) * 3;
-            std::array::from_fn(|channel| i32::from(raster.rgb[at + channel]))
-        };
-        let luma = raster
-            .rgb
-            .chunks_exact(3)
-            .map(|rgb| luma.sample([i32::from(rgb[0]), i32::from(rgb[1]), i32::from(rgb[2])], 0, 0, most));
-        let luma = luma.collect();
-        let mut planes = [luma, Vec::new(), Vec::new()];
-        let step = if chroma == Chroma::Half { 2 } else { 1 };
-        for y in (0..height).step_by(step) {
-            for x in (0..width).step_by(step) {
-                let (sum, summed) = if chroma == Chroma::Half {
-                    let (right, below) = ((x + 1).min(width - 1), (y + 1).min(height - 1));
-                    let four = [pixel(x, y), pixel(right, y), pixel(x, below), pixel(right, below)];
-                    (std::array::from_fn(|channel| four.iter().map(|pixel| pixel[channel]).sum()), 2)
-                } else {
-                    (pixel(x, y), 0)
-                };
-                planes[1].push(blue.sample(sum, summed, middle, most));
-                planes[2].push(red.sample(sum, summed, middle, most));
-            }
-        }
-        planes
+/// Luma, blue and red difference in so many bits. Halved chroma is the mean of four pixels, at the edges of those that are there.
+pub(super) fn planes(raster: &Raster, bits: u32, is_halved: bool) -> [Vec<u16>; 3] {
+    let (width, height) = (raster.width_px as usize, raster.height_px as usize);
+    let (most, middle) = ((1 << bits) - 1, 1 << (bits - 1));
+    let luma = Weights::new([0.299, 0.587, 0.114], bits);
+    let blue = Weights::new([-0.168_736, -0.331_264, 0.5], bits);
+    let red = Weights::new([0.5, -0.418_688, -0.081_312], bits);
+    let wide = |rgb: &[u8]| [u32::from(rgb[0]), u32::from(rgb[1]), u32::from(rgb[2])];
+    let lumas = raster.rgb.chunks_exact(3).map(|rgb| luma.sample(wide(rgb), 0, 0, most)).collect();
+    let mut planes = [lumas, Vec::new(), Vec::new()];
+    let mut push = |sum: [u32; 3], summed: u32| {
+        planes[1].push(blue.sample(sum, summed, middle, most));
+        planes[2].push(red.sample(sum, summed, middle, most));
+    };
+    if !is_halved {
+        raster.rgb.chunks_exact(3).for_each(|rgb| push(wide(rgb), 0));
+        return planes;
     }
+    let pixel = |x: usize, y: usize| wide(&raster.rgb[(y * width + x) * 3..][..3]);
+    for y in (0..height).step_by(2) {
+        let below = (y + 1).min(height - 1);
+        for x in (0..width).step_by(2) {
+            let right = (x + 1).min(width - 1);
+            let four = [pixel(x, y), pixel(right, y), pixel(x, below), pixel(right, below)];
+            push(std::array::from_fn(|channel| four.iter().map(|pixel| pixel[channel]).sum()), 2);
+        }
+    }
+    planes
+}
+
+/// The picture with nothing lost but what halving its chroma loses.
+pub(super) fn halved(raster: &Raster) -> Vec<u8> {
+    const BITS: u32 = 10;
+    let planes = planes(raster, BITS, true);
+    let (width, height) = (raster.width_px as usize, raster.height_px as usize);
+    let row = |plane: usize, y: usize, out: &mut Vec<f32>| {
+        let width = if plane == 0 { width } else { width.div_ceil(2) };
+        out.clear();
+        out.extend(planes[plane][y * width..(y + 1) * width].iter().map(|sample| f32::from(*sample)));
+    };
+    assembled((width, height), BITS, true, &row).unwrap_or_default()
 }

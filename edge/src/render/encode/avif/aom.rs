@@ -2,16 +2,12 @@
 
 use avif_serialize::Aviffy;
 use avif_serialize::constants::MatrixCoefficients;
-use bildkante_aom::{Depth, Picture, QUANTIZER_MAX, Settings, encode};
+use bildkante_aom::{Chroma, Depth, Picture, QUANTIZER_MAX, Settings, encode};
 
 use super::super::score::Reference;
-use super::super::ycbcr::{Chroma, planes};
+use super::super::ycbcr::planes;
 use super::super::{Encoding, Raster};
 use crate::render::Rung;
-
-/// Halving the chroma alone may cost as much of the score as this leaves of 100. Coloured letters and edges lose more, and are encoded with
-/// all of it.
-const HALVED_SCORE_MIN: f64 = 88.0;
 
 /// libaom's `cpu-used`. The quality tables hold for these only: a change of one recalibrates and raises the encoder epoch.
 const QUICK_SPEED: u8 = 7;
@@ -31,16 +27,17 @@ impl<'r> Aom<'r> {
         rung: Rung,
         reference: Option<&Reference>,
     ) -> Result<Self, String> {
-        let chroma = match reference {
-            Some(reference) if !is_halved_well(raster, reference)? => Chroma::Full,
-            Some(_) | None => Chroma::Half,
+        let is_halved = match reference {
+            Some(reference) => reference.is_halved_well(raster)?,
+            None => true,
         };
+        let chroma = if is_halved { Chroma::Half } else { Chroma::Full };
         let depth = match rung {
             Rung::Quick => Depth::Eight,
             Rung::Final => Depth::Ten,
         };
         let size_px = (raster.width_px, raster.height_px);
-        let picture = Picture::new(size_px, depth, chroma, planes(raster, depth, chroma));
+        let picture = Picture::new(size_px, depth, chroma, planes(raster, depth.bits(), is_halved));
         Ok(Self { raster, rung, picture: picture.map_err(|error| error.to_string())? })
     }
 
@@ -75,7 +72,7 @@ impl Encoding for Aom<'_> {
     }
 
     fn probe_gain(&self) -> f64 {
-        1.6
+        1.2
     }
 
     fn decoded(&self, file: &[u8]) -> Result<Vec<u8>, String> {
@@ -85,9 +82,4 @@ impl Encoding for Aom<'_> {
     fn step(&self) -> f32 {
         1.0
     }
-}
-
-/// Chroma as the decoder will spread it, without anything else lost.
-fn is_halved_well(raster: &Raster, reference: &Reference) -> Result<bool, String> {
-    Ok(reference.score(&super::super::ycbcr::halved(raster))? >= HALVED_SCORE_MIN)
 }

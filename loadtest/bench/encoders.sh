@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The encoders' frontier: bytes, SSIMULACRA2 and processor time of every encoder on the judging half of the corpus, beside sharp and
+# avifenc; and how near to its target a final comes. Writes docs/encoders/*.csv and .svg. With --learn: the tables that predict quality.
+#
+#   encoders.sh [--learn] DEPS CURVES [EVERY]    CURVES: the built example `encoder_curves`; of every EVERY pictures one is taken
+set -euo pipefail
+
+learn=
+if [ "${1:-}" = --learn ]; then learn=1; shift; fi
+deps=$1 curves=$2 every=${3:-1}
+here=$(cd "$(dirname "$0")" && pwd)
+root=$here/../..
+"$root/scripts/apt.sh" avifdec=libavif-bin avifenc=libavif-bin dpkg-deb=dpkg
+
+venv=$deps/encoders-venv
+"$root/scripts/venv.sh" "$venv" numpy==2.4.6 pillow==13.0.0
+corpus=$deps/encoders-corpus
+"$venv/bin/python" "$here/render/corpus.py" "$corpus" "$root/gpu-node/models/studio-tiny/samples.png"
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+widths=(320 640 1280)
+
+if [ -n "$learn" ]; then
+  # Larger pictures take longer and say much the same: fewer of them.
+  for at in 0 1 2; do
+    "$curves" curves "$corpus/training" "${widths[$at]}" $((every * (1 << (at * 3 / 2)))) >"$work/${widths[$at]}.csv"
+  done
+  "$venv/bin/python" "$here/render/fit.py" "$work"/*.csv >"$work/tables.rs"
+  cp "$work/tables.rs" "$root/edge/src/render/quality/tables.rs"
+  echo "edge/src/render/quality/tables.rs is learned; raise ENCODER_EPOCH, and run make bench-encoders for the honest figures"
+  exit
+fi
+
+"$root/scripts/npm.sh" "$here/render/sharp" "$deps/sharp" sharp/package.json
+for width in "${widths[@]}"; do
+  echo "encoders: $width px: our encoders" >&2
+  "$curves" curves "$corpus/judging" "$width" "$every" >"$work/own-$width.csv"
+  "$curves" judge "$corpus/judging" "$width" "$every" >"$work/judged-$width.csv"
+  echo "encoders: $width px: sharp and avifenc" >&2
+  "$curves" pictures "$corpus/judging" "$width" "$work/$width" "$every"
+  SHARP_FOLDER=$deps/sharp node "$here/render/sharp/encode.mjs" "$work/$width" 16,25,35,45,55,65,75
+  "$venv/bin/python" "$here/render/avifenc.py" "$work/$width" 16,25,35,45,55,65,75
+  for file in "$work/$width"/*.avif; do
+    avifdec --jobs 1 "$file" "${file%.avif}.decoded.png" >/dev/null
+  done
+  "$curves" score "$work/$width" >"$work/peers-$width.csv"
+  rm -r "${work:?}/$width"
+done
+"$venv/bin/python" "$here/render/frontier.py" "$work" "$root/docs/encoders"
