@@ -152,13 +152,14 @@ fn a_final_comes_within_a_point_of_its_score_by_any_decoder() {
                 let own = found.score.expect("a final is scored");
                 let others = judges::ssimulacra2(&source, &judges::decoded(format, &found.file));
                 assert!((own - others).abs() < 1.5, "{format:?} picture {at} q{q}: {own} here, {others} there");
-                // Red letters in halved chroma have no more than WebP can give them.
-                let is_reachable = format != Format::Webp || at != 2;
-                assert!(
-                    !is_reachable || (own - f64::from(q)).abs() <= 1.5,
-                    "{format:?} picture {at} q{q}: {own}, {} encodes",
-                    found.encodes
-                );
+                // Red letters have no more than halved chroma can give them in WebP, and are so easy otherwise that the least quality
+                // gives more.
+                let is_met = match (at, format) {
+                    (2, Format::Webp) => true,
+                    (2, _) => own >= f64::from(q) - 1.5,
+                    _ => (own - f64::from(q)).abs() <= 1.5,
+                };
+                assert!(is_met, "{format:?} picture {at} q{q}: {own}, {} encodes", found.encodes);
             }
         }
     }

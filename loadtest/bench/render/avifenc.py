@@ -25,7 +25,7 @@ def main() -> None:
                 subprocess.run(
                     ["avifenc", "--jobs", "1", *options, "--yuv", "420", "--min", quantizer, "--max", quantizer,
                      str(picture), str(part)],
-                    check=True, stdout=subprocess.DEVNULL)
+                    check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 after = resource.getrusage(resource.RUSAGE_CHILDREN)
                 spent_ms = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
                 part.rename(folder / f"{picture.stem}@{name}-420@{quality}@{spent_ms:.1f}.avif")
