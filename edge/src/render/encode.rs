@@ -79,7 +79,8 @@ fn open<'r>(
 /// When the encoder refuses or panics.
 pub fn encode(raster: &Raster, format: Format, quality: Quality, rung: Rung) -> Result<Found, EncodeError> {
     guarded(format, || {
-        let predicted = quality::predicted(quality, format, rung, &Features::of(raster));
+        let features = Features::of(raster);
+        let predicted = quality::predicted(quality, format, rung, &features);
         let reference = match (format, rung) {
             (Format::Png, _) | (_, Rung::Quick) => None,
             (Format::Avif | Format::Webp | Format::Jpeg, Rung::Final) => Reference::new(raster),
@@ -88,7 +89,13 @@ pub fn encode(raster: &Raster, format: Format, quality: Quality, rung: Rung) -> 
         match reference {
             Some(reference) => {
                 let target = f64::from(quality.get());
-                search::search(&mut *encoding, &reference, target, predicted, quality::searched_range(quality, format))
+                search::search(
+                    &mut *encoding,
+                    &reference,
+                    target,
+                    predicted,
+                    quality::searched_range(quality, format, &features),
+                )
             }
             None => {
                 let file = encoding.encode(predicted.0)?;

@@ -59,15 +59,16 @@ pub const fn native_range(format: Format) -> (f32, f32) {
 }
 
 /// Lowest and highest native quality for a perceptual one. SSIMULACRA2 hardly sees a field whose colour is off as a whole, so a flat picture would
-/// be given the least quality there is; a brand's colour is a field.
-pub(super) fn searched_range(quality: Quality, format: Format) -> (f32, f32) {
+/// be given the least quality there is; a brand's colour is a field. The flatter a picture, the more of the scale is left alone.
+pub(super) fn searched_range(quality: Quality, format: Format, features: &Features) -> (f32, f32) {
     let (least, most) = native_range(format);
     let floor = match format {
         Format::Webp => 0.45,
         Format::Jpeg => 0.3,
         Format::Avif | Format::Png => 0.25,
     };
-    (least.max(most * floor * f32::from(quality.get()) / 100.0), most)
+    let flat = features.flat_share().powi(4);
+    (least.max(most * floor * flat * f32::from(quality.get()) / 100.0), most)
 }
 
 #[cfg(test)]

@@ -58,6 +58,11 @@ impl Features {
         self.0.iter().zip(weights).map(|(feature, weight)| feature * weight).sum()
     }
 
+    /// Of the places where hardly anything changes, 0 to 1.
+    pub(crate) const fn flat_share(&self) -> f32 {
+        self.0[4]
+    }
+
     pub(crate) const fn numbers(&self) -> &[f32; COUNT] {
         &self.0
     }
