@@ -132,7 +132,7 @@ mod tests {
             ("caption = { de = \"{finish}\", en = \"{finish}\" }", "stands in a caption, but the label of `none`"),
             ("caption = { de = \"{style:soft}\", en = \"a\" }", "a caption knows axes only"),
             ("channel = \"My Shop\"", "is no name"),
-            ("lqip = \"blur\"", "`lqip` is one of"),
+            ("lqip = \"blur\"", "allowed is `none`, `data` and `style`"),
             ("[briefing]\ntext_share_max = 1.2", "`briefing.text_share_max` is 0 to 1"),
             ("[briefing]\nsafe_areas.a = { area = [0.5, 0.0, 0.6, 1.0] }", "reaches beyond the picture"),
             ("[briefing]\nsafe_areas.a = { area = [0.5, 0.0, 0.0, 1.0] }", "the area is empty"),

@@ -66,7 +66,7 @@ pub(super) fn placement(site: &Site, url: &str, showing: Showing) -> Placement {
     Placement::new(&resolved, shown(showing, &resolved), place)
 }
 
-const LQIP: &str = "#c81e5aIQgSDQRVVVVVVVVVVVV";
+const LQIP: &str = "#c81e5aIQgSDQRVVVVVVVVVVVVV";
 
 pub(super) const MUG: &str = "/i/autumn/hero?product=mug&colour=red&locale=en-GB";
 

@@ -147,7 +147,9 @@ async fn speaks_for_its_clients(http: &Http, front: SocketAddr) -> anyhow::Resul
             assert!(told.contains(&format!("sec-ch-width: {width}\r\n")), "{query} {width}: {told}");
         }
     }
-    for query in ["save-data=auto", "SAVE-DATA=AUTO", "q=high&amp;save-data=auto", "save%2Ddata=auto", "save-data=%61uto"] {
+    for query in
+        ["save-data=auto", "SAVE-DATA=AUTO", "q=high&amp;save-data=auto", "save%2Ddata=auto", "save-data=%61uto"]
+    {
         let path = format!("/i/studio/thumb?{query}");
         let usual = http.get(front, &path, &[]).await?.text().to_ascii_lowercase();
         let saving = http.get(front, &path, &[(HeaderName::from_static("save-data"), "on")]).await?;

@@ -30,8 +30,7 @@ async fn told(rig: &Rig) -> anyhow::Result<(String, Value)> {
 async fn an_lqip_is_known_with_the_first_rendition_and_after_a_restart_and_not_of_what_is_killed() -> anyhow::Result<()>
 {
     let control = Arc::new(FakeControl::default());
-    let mut rig =
-        Rig::start(Plan { manifest: with_lqip, edge: with_tokens, ..Plan::painted(&control) }).await?;
+    let mut rig = Rig::start(Plan { manifest: with_lqip, edge: with_tokens, ..Plan::painted(&control) }).await?;
     rig.http.image(rig.public(), CUBE).await?;
     let (bare, lqip) = told(&rig).await?;
     assert_eq!((lqip, bare.contains("thumbhash"), control.calls()), (Value::Null, false, 1), "nothing is drawn for it");
@@ -100,7 +99,8 @@ async fn save_data_counts_where_the_url_opts_in_and_nowhere_else() -> anyhow::Re
     let hints = [("sec-ch-width", "192"), ("sec-ch-dpr", "2")].map(|(name, px)| (HeaderName::from_static(name), px));
     for (query, saving_px, usual_px) in [("w=auto", 96, 192), ("w=96&dpr=2", 192, 192)] {
         let query = format!("{query}&fm=png&save-data=auto");
-        let [usual, saving] = [hints.to_vec(), [&hints[..], &on].concat()].map(async |fields| ask(&query, &fields).await);
+        let [usual, saving] =
+            [hints.to_vec(), [&hints[..], &on].concat()].map(async |fields| ask(&query, &fields).await);
         for (reply, px) in [(usual.await?, usual_px), (saving.await?, saving_px)] {
             assert_eq!(image::load_from_memory(&reply.body)?.width(), px, "{query}");
             assert!(reply.header("vary").ends_with("Save-Data"), "{:?}", reply.headers);
