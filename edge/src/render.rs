@@ -13,6 +13,7 @@ mod finish;
 pub mod layers;
 mod limit;
 mod look;
+mod lqip;
 mod metrics;
 mod original;
 mod placeholder;
@@ -43,6 +44,7 @@ pub use decode::DecodeError;
 pub use encode::{EncodeError, Found, TOLERANCE, encode, encode_native, features};
 pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
 pub use look::{CUBE_BYTES_MAX, Cube, CubeError, Grain, Look, Sharpen};
+pub use lqip::{Lqip, LqipAsk, LqipError};
 pub use metrics::RenderMetrics;
 pub use original::{
     DecodeMemory, MemoryShare, NoMemory, ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat, decode_original,
@@ -153,13 +155,14 @@ pub struct RenderJob {
     pub drawn: Option<Moment>,
     /// Where its manifest will be; `None` where none will be signed.
     pub manifest: Option<ManifestPlan>,
+    pub lqip: LqipAsk,
 }
 
 impl RenderJob {
-    /// Of a master without a date, and without a manifest.
+    /// Of a master without a date, and without a manifest or an LQIP.
     #[must_use]
     pub const fn new(master: MasterId, spec: RenditionSpec, rung: Rung, finish: Arc<Finish>) -> Self {
-        Self { master, spec, rung, finish, drawn: None, manifest: None }
+        Self { master, spec, rung, finish, drawn: None, manifest: None, lqip: LqipAsk::None }
     }
 }
 
@@ -336,6 +339,8 @@ pub struct Encoded {
     pub layers: Option<(LayerReport, Duration)>,
     /// Where its manifest is to be. It is not signed yet.
     pub placement: Placement,
+    /// Where it was wanted.
+    pub lqip: Option<Lqip>,
 }
 
 /// Why there is no rendition.
@@ -393,6 +398,7 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
     let mut raster = shaped(master, job)?;
     let layers = finish.layers().map(|layers| lay(&mut raster, layers)).transpose()?;
     let watermarked = watermark(&mut raster, finish, job.master);
+    let lqip = if job.lqip == LqipAsk::Wanted { Lqip::of(&raster) } else { None };
     let resized = started.elapsed();
     let started = Instant::now();
     let Found { file, score, encodes, probes, .. } = encode(&raster, spec.format, spec.quality, *rung)?;
@@ -415,6 +421,7 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
         watermarked,
         layers,
         placement,
+        lqip,
     })
 }
 
