@@ -26,6 +26,7 @@ mod config;
 mod delegation;
 mod desk;
 mod document;
+mod formats;
 mod jsx;
 mod label;
 mod page;

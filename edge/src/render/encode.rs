@@ -5,6 +5,7 @@
 
 mod avif;
 mod features;
+mod fit;
 mod jpeg;
 mod png;
 mod score;
@@ -21,6 +22,7 @@ use crate::words::Format;
 use score::Reference;
 
 pub(crate) use features::{COUNT as FEATURES, Features};
+pub(super) use fit::shrunk;
 pub use search::{Found, TOLERANCE};
 
 /// Why an encoder gave nothing.
