@@ -153,8 +153,9 @@ impl MarkupDesk {
         let master = shown.master.map(|master| format!("master:{master}"));
         let own = want.variant.tags.with_recipe(shown.recipe);
         let tags = own.all().map(str::to_owned).into_iter().chain(master).chain([EVERY_IMAGE_TAG.to_owned()]);
-        let formats = formats::offered(&self.fill, &resolved, &want);
-        Ok((Placement { formats, ..Placement::new(&resolved, shown, place) }, lifetime, tags.collect()))
+        let mut placement = Placement::new(&resolved, shown, place);
+        placement.formats = formats::offered(&self.fill, &resolved, &want);
+        Ok((placement, lifetime, tags.collect()))
     }
 
     /// What signs the URLs in it, where others are not answered.
