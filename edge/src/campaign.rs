@@ -12,6 +12,7 @@ pub mod additions;
 pub mod ai_act;
 pub mod alt_texts;
 pub mod axes;
+mod bounds;
 pub mod briefing;
 pub mod candidates;
 pub mod catalog;

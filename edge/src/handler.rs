@@ -10,6 +10,8 @@
 //! Invariants: nothing here blocks, touches a disk or computes over pixels; a wrong URL never reaches a fill; a
 //! stand-in never carries the freshness of what it stands for; no image leaves without the gate's word, asked behind the last wait.
 
+mod smaller;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,7 +26,7 @@ use crate::governance::{Cleared, Downstream, Withheld};
 use crate::listener::forwarded::Trusted;
 use crate::metrics::RequestMetrics;
 use crate::placeholder::PlaceholderError;
-use crate::render::Placement;
+use crate::render::{Placement, Rung};
 use crate::request::MARKUP_PATH_PREFIX;
 use crate::resolve::{Factors, Negotiation, Reader, Resolution, Resolved, Trace, Want, resolve};
 use crate::response::{self, Answer, Freshness, Lifetime, Pin, Recall, VariantWords};
@@ -235,21 +237,32 @@ impl Handler {
             Ok(want) => want,
             Err(withheld) => return self.withheld(&exchange, &catalog, &resolved, &want, withheld).await,
         };
-        let filled = match self.fill.peek(&want) {
+        let mut want = want;
+        let mut at_hand = self.at_hand(&want);
+        if let Some(smaller) = at_hand.as_ref().and_then(|filled| smaller::wanted(&exchange, &resolved, &want, filled))
+        {
+            at_hand = self.at_hand(&smaller);
+            want = smaller;
+        }
+        match at_hand {
+            Some(filled) => self.found(&exchange, &catalog, &resolved, &want, &filled, Collapse::Led).await,
+            None => self.miss(&exchange, &catalog, &resolved, want.of_request(exchange.trace.get())).await,
+        }
+    }
+
+    /// What takes no device: from memory, or from what the page cache holds of a disk.
+    fn at_hand(&self, want: &Want) -> Option<Filled> {
+        match self.fill.peek(want) {
             Peek::Fresh(rendition) => {
-                self.fill.improve(&rendition, &want);
-                Filled::from_memory(rendition)
+                self.fill.improve(&rendition, want);
+                Some(Filled::from_memory(rendition))
             }
             Peek::Stale(rendition, since) => {
-                self.fill.refresh(&rendition, &want);
-                Filled::stale(rendition, since)
+                self.fill.refresh(&rendition, want);
+                Some(Filled::stale(rendition, since))
             }
-            Peek::Absent => match self.fill.peek_disk(&want) {
-                Some(filled) => filled,
-                None => return self.miss(&exchange, &catalog, &resolved, want.of_request(exchange.trace.get())).await,
-            },
-        };
-        self.found(&exchange, &catalog, &resolved, &want, &filled, Collapse::Led).await
+            Peek::Absent => self.fill.peek_disk(want),
+        }
     }
 
     fn markup(&self, request: &Request<()>, visit: &Visit<'_>) -> Response<Body> {
@@ -297,8 +310,17 @@ impl Handler {
     ) -> Response<Body> {
         let patience = self.stand_ins.patience(resolved.slot.on_miss, &want);
         let payer = self.fill.payer(&resolved.campaign.name, exchange.client);
+        let asked = Instant::now();
         let reason = match self.fill.answer_within(&want, &payer, patience.wait).await {
             Ok((filled, role)) => {
+                if let Some(smaller) = smaller::wanted(exchange, resolved, &want, &filled) {
+                    let left = patience.wait.saturating_sub(asked.elapsed());
+                    // Else the larger one, for a moment.
+                    if let Ok((instead, role)) = self.fill.answer_within(&smaller, &payer, left).await {
+                        let filled = instead.after(&filled);
+                        return self.found(exchange, catalog, resolved, &smaller, &filled, role.into()).await;
+                    }
+                }
                 return self.found(exchange, catalog, resolved, &want, &filled, role.into()).await;
             }
             Err(FillError::Withheld(withheld)) => {
@@ -341,6 +363,10 @@ impl Handler {
         };
         let freshness = match filled.stale_for {
             Some(_) => Freshness::Stale,
+            // The smaller file takes its place in a moment, as a final rung does that of a quick one.
+            None if smaller::wanted(exchange, resolved, want, filled).is_some() => {
+                Freshness::of(Rung::Quick, recall, pin)
+            }
             None => Freshness::of(rendition.rung, recall, pin),
         };
         let standing = self.fill.gate().standing(want);
@@ -492,6 +518,7 @@ impl Handler {
         let canonical = is_own.then(|| format!("{}{}", self.public_url, resolved.canonical_url()));
         let manifest = (rendition.manifest == Placement::Beside)
             .then(|| format!("{}{}", self.public_url, manifest_path(rendition.key, rendition.rung)));
+        let bytes_max = want.finish.bytes_max().filter(|_| is_own);
         let of_place = want.variant.tags.of_place();
         // What is shown until another picture is decided for goes when it is.
         let awaited = want.decided.is_some().then(|| want.variant.tags.recipe());
@@ -509,6 +536,7 @@ impl Handler {
                 file_stem: &resolved.variant.file_stem,
                 canonical_url: canonical.as_deref(),
                 manifest_url: manifest.as_deref(),
+                bytes_over: bytes_max.and_then(|bytes_max| bytes_max.exceeded_by(rendition.body.len())),
             },
         );
         if is_own {

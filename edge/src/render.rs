@@ -4,11 +4,13 @@
 //! master, spec, rung and finish give the same bytes, on any thread. [`RenderPool`] owns the threads it runs on in
 //! the edge. Sizes are bounded before anything is allocated; a panic in an encoder is an error of that job.
 
+mod bound;
 mod cost;
 mod crop;
 mod decode;
 mod encode;
 mod entropy;
+mod file;
 mod finish;
 pub mod layers;
 mod limit;
@@ -33,15 +35,17 @@ use bildkante_shared::pixels::Pixels;
 use serde::Deserialize;
 
 use self::layers::{LayerError, LayerReport, LayerSet};
-use crate::provenance::{EmbedError, Metadata, embed};
+use crate::provenance::EmbedError;
 use crate::watermark::MasterPrefix;
 use crate::words::{Format, Moment};
 use look::Shown;
 
+pub use bound::{BYTES_MAX_LEAST, BYTES_MAX_MOST, BytesMax, Fit, NoBytesMax};
 pub use cost::Costs;
 pub use crop::CropBox;
 pub use decode::DecodeError;
 pub use encode::{EncodeError, Found, TOLERANCE, encode, encode_native, features};
+pub use file::least_bytes;
 pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
 pub use look::{CUBE_BYTES_MAX, Cube, CubeError, Grain, Look, Sharpen};
 pub use lqip::{Lqip, LqipAsk, LqipError};
@@ -163,6 +167,16 @@ impl RenderJob {
     #[must_use]
     pub const fn new(master: MasterId, spec: RenditionSpec, rung: Rung, finish: Arc<Finish>) -> Self {
         Self { master, spec, rung, finish, drawn: None, manifest: None, lqip: LqipAsk::None }
+    }
+
+    /// Where its manifest is to be beside or in a file of so many bytes.
+    fn placement(&self, file_bytes: usize) -> Placement {
+        match &self.manifest {
+            None => Placement::None,
+            // How long a manifest is depends on its certificates.
+            Some(_) if self.finish.bytes_max().is_some() => Placement::Beside,
+            Some(plan) => plan.placement(file_bytes),
+        }
     }
 }
 
@@ -341,6 +355,10 @@ pub struct Encoded {
     pub placement: Placement,
     /// Where it was wanted.
     pub lqip: Option<Lqip>,
+    /// How it came to its size, where that is bounded.
+    pub fit: Option<Fit>,
+    /// The format in which the same picture is a smaller file: of a final AVIF, and none where it is WebP's equal.
+    pub smaller_as: Option<Format>,
 }
 
 /// Why there is no rendition.
@@ -400,28 +418,25 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
     let watermarked = watermark(&mut raster, finish, job.master);
     let lqip = if job.lqip == LqipAsk::Wanted { Lqip::of(&raster) } else { None };
     let resized = started.elapsed();
-    let started = Instant::now();
-    let Found { file, score, encodes, probes, .. } = encode(&raster, spec.format, spec.quality, *rung)?;
-    let encoded = started.elapsed();
-    let started = Instant::now();
-    let placement = job.manifest.as_ref().map_or(Placement::None, |plan| plan.placement(file.len()));
-    let beside = job.manifest.as_ref().filter(|_| placement == Placement::Beside).map(|plan| plan.url.as_str());
-    let size_px = (spec.width_px, spec.height_px);
-    let bytes = embed(&file, &Metadata::of(spec.format, size_px, finish.description(), job.drawn, beside))?;
+    let made = file::made(&raster, spec.format, job)?;
+    let smaller_as = file::smaller_as(&raster, job, &made);
+    let file::Made { bytes, found, placement, fit, encode, mark } = made;
     Ok(Encoded {
         bytes,
-        score,
-        encodes,
-        probes,
+        score: found.score,
+        encodes: found.encodes,
+        probes: found.probes,
         format: spec.format,
         rung: *rung,
         resize: resized,
-        encode: encoded,
-        mark: started.elapsed(),
+        encode,
+        mark,
         watermarked,
         layers,
         placement,
         lqip,
+        fit,
+        smaller_as,
     })
 }
 

@@ -45,6 +45,8 @@ pub(crate) const CORP: HeaderName = HeaderName::from_static("cross-origin-resour
 pub(crate) const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
 pub(crate) const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
 pub(crate) const ACCEPT_CH: HeaderName = HeaderName::from_static("accept-ch");
+/// How far a file is above the `bytes_max` of its slot, where the lowest quality is too large.
+pub(crate) const BYTES_OVER: HeaderName = HeaderName::from_static("bildkante-bytes-over");
 pub(crate) const X_ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
 
 const ANY_ORIGIN: HeaderValue = HeaderValue::from_static("*");
@@ -75,6 +77,8 @@ pub(crate) struct VariantWords<'a> {
     pub canonical_url: Option<&'a str>,
     /// Where the manifest is that is not in the file.
     pub manifest_url: Option<&'a str>,
+    /// How far the file is above what its slot allows.
+    pub bytes_over: Option<usize>,
 }
 
 impl VariantWords<'_> {
@@ -88,6 +92,9 @@ impl VariantWords<'_> {
         headers.insert(SURROGATE_KEY, value(&tags.join(" ")));
         let name = format!("inline; filename=\"{}.{}\"", self.file_stem, format.extension());
         headers.insert(CONTENT_DISPOSITION, value(&name));
+        if let Some(bytes_over) = self.bytes_over {
+            headers.insert(BYTES_OVER, HeaderValue::from(bytes_over));
+        }
         let links = [(self.canonical_url, "canonical"), (self.manifest_url, "c2pa-manifest")];
         let links: Vec<String> =
             links.into_iter().filter_map(|(url, relation)| Some(format!("<{}>; rel=\"{relation}\"", url?))).collect();

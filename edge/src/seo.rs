@@ -11,6 +11,7 @@
 //! | `shown` | what readers of a variant see now |
 //! | `placement` | one variant at its place in a page: the model that every form is made of |
 //! | `picture`, `label` | `<picture>`, preload, the visible label |
+//! | `formats` | which formats are worth a source |
 //! | `page`, `structured` | what a page is about; JSON-LD |
 //! | `sharing` | Open Graph, Twitter's cards, mails |
 //! | `document` | the model as JSON |
@@ -26,6 +27,7 @@ mod config;
 mod delegation;
 mod desk;
 mod document;
+mod formats;
 mod jsx;
 mod label;
 mod page;

@@ -63,10 +63,7 @@ pub(super) fn encode_header(key: RenditionKey, rendition: &Rendition) -> [u8; HE
     put(&mut rest, &VERSION.to_le_bytes());
     put(&mut rest, &width_px.to_le_bytes());
     put(&mut rest, &height_px.to_le_bytes());
-    put(
-        &mut rest,
-        &[format_code(format), quality.get(), rung_code(rendition.rung), placement_code(rendition.manifest)],
-    );
+    put(&mut rest, &[format_code(format), quality.get(), rung_code(rendition), placement_code(rendition.manifest)]);
     put(&mut rest, &shape.code());
     put(&mut rest, &(rendition.body.len() as u64).to_le_bytes());
     put(&mut rest, &rendition.created_unix_ms.to_le_bytes());
@@ -96,7 +93,7 @@ pub fn decode(file: &Bytes, key: RenditionKey) -> Result<Rendition, EntryError> 
         return Err(EntryError::Body);
     }
     let rendition = Rendition::with_digest(body, header.digest, header.spec, header.rung, header.lineage);
-    Ok(rendition.with_manifest(header.placement))
+    Ok(rendition.with_manifest(header.placement).with_smaller(header.smaller_as))
 }
 
 /// Makes the checksums of a damaged file right, so that a fuzzer reaches what lies behind them. Names the key it is
@@ -117,6 +114,7 @@ pub(crate) fn reseal(file: &mut [u8]) -> Option<RenditionKey> {
 #[derive(Debug)]
 pub(super) struct Header {
     rung: Rung,
+    smaller_as: Option<Format>,
     placement: Placement,
     spec: RenditionSpec,
     lineage: Lineage,
@@ -154,7 +152,7 @@ pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, En
     let [format, quality, rung, placement] = fields.take();
     let format = format_of(format).ok_or(EntryError::Field("format"))?;
     let quality = Quality::new(quality).ok_or(EntryError::Field("quality"))?;
-    let rung = rung_of(rung).ok_or(EntryError::Field("rung"))?;
+    let (rung, smaller_as) = rung_of(rung).ok_or(EntryError::Field("rung"))?;
     let placement = placement_of(placement).ok_or(EntryError::Field("place of the manifest"))?;
     let shape = Shape::from_code(fields.take()).ok_or(EntryError::Field("shape"))?;
     let body_bytes = u64::from_le_bytes(fields.take());
@@ -167,7 +165,7 @@ pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, En
     let digest = Digest::from_hash(&blake3::Hash::from_bytes(fields.take()));
     let spec = RenditionSpec { width_px, height_px, shape, format, quality };
     let lineage = Lineage { key, master, recipe, created_unix_ms, generation };
-    Ok(Header { rung, placement, spec, lineage, body_bytes, digest })
+    Ok(Header { rung, smaller_as, placement, spec, lineage, body_bytes, digest })
 }
 
 /// Reads the sealed part front to back; the layout above fits in it, so running out cannot happen.
@@ -205,15 +203,22 @@ fn placement_of(code: u8) -> Option<Placement> {
     Placement::ALL.into_iter().find(|placement| placement_code(*placement) == code)
 }
 
-const fn rung_code(rung: Rung) -> u8 {
-    match rung {
-        Rung::Quick => 1,
-        Rung::Final => 2,
+/// 3 since a final AVIF may be larger than the WebP of the same picture.
+const fn rung_code(rendition: &Rendition) -> u8 {
+    match (rendition.rung, rendition.smaller_as) {
+        (Rung::Quick, _) => 1,
+        (Rung::Final, Some(Format::Webp)) => 3,
+        (Rung::Final, _) => 2,
     }
 }
 
-fn rung_of(code: u8) -> Option<Rung> {
-    Rung::ALL.into_iter().find(|rung| rung_code(*rung) == code)
+const fn rung_of(code: u8) -> Option<(Rung, Option<Format>)> {
+    match code {
+        1 => Some((Rung::Quick, None)),
+        2 => Some((Rung::Final, None)),
+        3 => Some((Rung::Final, Some(Format::Webp))),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -251,6 +256,17 @@ mod tests {
                 assert_eq!(read.etag(), wrote.etag());
             }
         }
+    }
+
+    #[test]
+    fn a_format_in_which_it_is_smaller_comes_back_with_a_final_rung() {
+        for (rung, known) in [(Rung::Final, Some(Format::Webp)), (Rung::Final, None), (Rung::Quick, None)] {
+            let wrote = rendition(b"some body", rung).with_smaller(Some(Format::Webp).filter(|_| known.is_some()));
+            let file = [&encode_header(KEY, &wrote)[..], &wrote.body].concat();
+            let read = decoded(&file).unwrap();
+            assert_eq!((read.rung, read.smaller_as), (rung, known));
+        }
+        assert_eq!(rendition(b"some body", Rung::Quick).with_smaller(Some(Format::Webp)).smaller_as, None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use http::HeaderMap;
 
 use super::key::RenditionKey;
 use crate::render::{Placement, RenditionSpec, Rung};
+use crate::words::Format;
 
 /// Immutable; held in an `Arc` and never copied on the way to a socket.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Rendition {
     pub rung: Rung,
     /// Where its manifest is.
     pub manifest: Placement,
+    /// The format in which the same picture is a smaller file, where one was found: of final AVIFs alone.
+    pub smaller_as: Option<Format>,
     pub master: MasterId,
     pub recipe: RecipeId,
     pub created_unix_ms: u64,
@@ -103,6 +106,7 @@ impl Rendition {
             spec,
             rung,
             manifest: Placement::None,
+            smaller_as: None,
             master,
             recipe,
             created_unix_ms,
@@ -118,6 +122,13 @@ impl Rendition {
     #[must_use]
     pub fn with_manifest(self, manifest: Placement) -> Self {
         Self { manifest, ..self }
+    }
+
+    /// The same of which it is known in which format it would be smaller. Of a quick rung nothing is known.
+    #[must_use]
+    pub fn with_smaller(self, smaller_as: Option<Format>) -> Self {
+        let smaller_as = smaller_as.filter(|_| self.rung == Rung::Final);
+        Self { smaller_as, ..self }
     }
 
     /// A strong validator in its quotes (RFC 9110 §8.8.3), from the body alone: it differs per format and rung.
@@ -185,7 +196,6 @@ pub(crate) fn unix_ms(time: SystemTime) -> u64 {
 pub(crate) mod testing {
     use super::*;
     use crate::render::{Quality, Shape};
-    use crate::words::Format;
 
     /// A rendition with `body`, for tests.
     pub(crate) fn rendition(body: &[u8], rung: Rung) -> Rendition {

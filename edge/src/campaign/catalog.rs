@@ -13,6 +13,7 @@ use moka::sync::Cache;
 
 use super::ai_act::AiAct;
 use super::axes::{Axis, AxisValue, Restriction, forbidden, locale_of};
+use super::bounds;
 use super::briefing::Briefing;
 use super::fault::{CatalogErrors, Fault, SourceText};
 use super::layers::{self, SlotLayers};
@@ -470,6 +471,7 @@ impl Catalog {
             let folder = (sources.campaigns_dir.as_path(), files.manifest.path.as_path());
             let grades = look::grades(&manifest.slots, &lock.pins, folder, &mut faults);
             let linked = Campaign::link(manifest, (lock, &grades), digest, index, &sources.finishing, layers);
+            faults.extend(bounds::faults(&linked, &files.manifest.path));
             campaigns.push(Arc::new(linked));
         }
         let by_name = campaigns.iter().map(|campaign| (campaign.name.clone(), campaign.index));
@@ -559,11 +561,15 @@ const PROMPT_VERSION_CHARS: usize = 12;
 /// Digits of a checkpoint's digest that pictures tell as their generator's version: 64 bits.
 const GENERATOR_VERSION_CHARS: usize = 16;
 
-/// The campaign's finish with the slot's look, and with what drew the slot's pictures.
+/// The campaign's finish with the slot's look and bound, and with what drew the slot's pictures.
 fn slot_finish(slot: &Slot, campaign: &Arc<Finish>, (pins, grades): (&Pins, &Grades)) -> Arc<Finish> {
     let looking = |finish: Finish| match &slot.look {
         Some(look) => finish.looking(look.with(grades)),
         None => finish,
+    };
+    let looking = |finish: Finish| match slot.framing.bytes_max {
+        Some(bytes_max) => looking(finish).within(Some(bytes_max)),
+        None => looking(finish),
     };
     let Some(generate) = slot.drawn() else { return Arc::new(looking(Finish::clone(campaign))) };
     let version = pins.checkpoint(&generate.checkpoint).to_hex()[..GENERATOR_VERSION_CHARS].to_owned();

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::presets::PRESETS;
 use super::reader::{TableReader, Text, no_hint};
 use super::slots::WIDTHS_MAX;
-use crate::render::{Anchor, CropBox, Shape};
+use crate::render::{Anchor, BYTES_MAX_LEAST, BYTES_MAX_MOST, BytesMax, CropBox, Shape};
 use crate::words::{Ratio, WIDTH_PX_MAX};
 
 /// Longest `sizes`.
@@ -32,6 +32,8 @@ pub struct Framing {
     pub safe_area: Insets,
     /// Most that texts may cover where the slot and the briefing say nothing, in ten-thousandths: the rule of its preset's owner.
     pub text_share_max: Option<u32>,
+    /// Most bytes of a file; of a cut that states none the slot's.
+    pub bytes_max: Option<BytesMax>,
 }
 
 /// Insets of a frame in percent of its sides, clockwise from the top.
@@ -119,9 +121,10 @@ impl Framing {
         let sizes = sizes.unwrap_or_else(|| preset.map_or_else(|| "100vw".to_owned(), |preset| preset.sizes()));
         let insets = preset.map(|preset| preset.safe_area).unwrap_or_default();
         let (focal, safe_area) = (read_focal(table), read_insets(table, insets));
+        let bytes_max = table.integer_or_parsed("bytes_max", BYTES_MAX_LEAST..=BYTES_MAX_MOST, BytesMax::new);
         let (ratio, widths, default_width_px) = (ratio?, widths?, default_width_px?);
         let text_share_max = preset.and_then(|preset| preset.text_share_max);
-        Some(Self { ratio, widths, default_width_px, sizes, focal, safe_area, text_share_max })
+        Some(Self { ratio, widths, default_width_px, sizes, focal, safe_area, text_share_max, bytes_max })
     }
 }
 

@@ -270,6 +270,21 @@ impl<'a, 'i> TableReader<'a, 'i> {
         }
     }
 
+    /// A whole number that means something, or a string that parses to the same.
+    pub(crate) fn integer_or_parsed<T>(
+        &self,
+        key: &'static str,
+        range: RangeInclusive<u32>,
+        meant: impl FnOnce(u32) -> Option<T>,
+    ) -> Option<T>
+    where
+        T: FromStr,
+        T::Err: Display,
+    {
+        let value = self.get(key)?;
+        if as_text(value).is_some() { self.parsed(key) } else { meant(self.integer_of(key, value, &range)?) }
+    }
+
     /// One of a few words.
     pub(crate) fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
         let text = self.text(key)?;

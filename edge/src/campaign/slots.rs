@@ -17,7 +17,7 @@ use super::markup::{self, SlotMarkup};
 use super::names::is_name;
 use super::reader::{TableReader, Text, no_hint};
 use super::review::{self, Gates, Review};
-use crate::render::Quality;
+use crate::render::{BytesMax, Quality};
 use crate::words::{Format, FormatSet};
 
 /// Most rungs of a ladder.
@@ -164,6 +164,12 @@ impl Slot {
         cut.and_then(|cut| self.cuts.get(cut)).map_or(&self.framing, |cut| &cut.framing)
     }
 
+    /// Most bytes of the files of a cut; `None`, of the slot's own framing.
+    #[must_use]
+    pub fn bytes_max_of(&self, cut: Option<usize>) -> Option<BytesMax> {
+        self.framing_of(cut).bytes_max.or(self.framing.bytes_max)
+    }
+
     /// Each framing with the name of its cut, the slot's own first.
     pub fn framings(&self) -> impl Iterator<Item = (Option<&str>, &Framing)> {
         let cuts = self.cuts.iter().map(|cut| (Some(cut.name.as_str()), &cut.framing));
@@ -251,7 +257,9 @@ fn read_slot<'a, 'i>(
     let label = label::read_slot(table, label, &policy.locales);
     let review = review::read(table, policy.review, policy.is_recallable);
     let gates = review::read_gates(table, review, &policy.gates);
-    let formats = read_formats(table);
+    let has_bound = |framing: &Framing| framing.bytes_max.is_some();
+    let is_bounded = framing.as_ref().is_some_and(has_bound) || cuts.iter().any(|cut| has_bound(&cut.framing));
+    let formats = read_formats(table, is_bounded);
     let qualities = read_qualities(table);
     let look = look::read(table);
     table.finish(|key| {
@@ -328,12 +336,19 @@ fn read_wait(table: &TableReader<'_, '_>) -> MissPolicy {
     MissPolicy::Wait { wait_ms, then: table.choice("then", &stopgaps).unwrap_or(Stopgap::Fallback) }
 }
 
-fn read_formats(table: &TableReader<'_, '_>) -> FormatSet {
-    let Some(names) = table.texts("formats", Format::ALL.len()) else { return FormatSet::ALL };
+/// PNG is lossless: no slot whose files are bounded has it.
+fn read_formats(table: &TableReader<'_, '_>, is_bounded: bool) -> FormatSet {
+    let Some(names) = table.texts("formats", Format::ALL.len()) else {
+        return Format::ALL.into_iter().filter(|format| !is_bounded || *format != Format::Png).collect();
+    };
     let mut formats = FormatSet::EMPTY;
     let mut is_whole = true;
     for name in &names {
         match Format::from_name(name.value) {
+            Some(Format::Png) if is_bounded => {
+                let reason = "PNG is lossless, so `bytes_max` cannot be kept in it: leave `png` out of `formats`";
+                table.fault(&name.span, reason);
+            }
             Some(format) => formats = formats.with(format),
             None => {
                 is_whole = false;

@@ -122,7 +122,7 @@ pub struct Variant {
     pub size_px: (u32, u32),
     /// The campaign's, or its own if it is an import.
     pub finish: Arc<Finish>,
-    /// With the layers of each cut, in the order of its slot; empty where all are finished alike.
+    /// With the layers and the bound of each cut, in the order of its slot; empty where all are finished alike.
     pub(super) cut_finishes: Box<[Arc<Finish>]>,
     /// The campaign's.
     pub on_stale_state: OnStaleState,
@@ -150,10 +150,14 @@ impl Variant {
         let PictureSource { recipe, size_px, finish } = source(campaign, slot, &values)?;
         let laid = |cut| {
             let layers = campaign.layers(slot_index).map(|layers| layers.of(&values, cut)).transpose()?.flatten();
+            let bytes_max = slot.bytes_max_of(cut);
+            let within = || Arc::new(finish.within(bytes_max));
+            let finish = if bytes_max == finish.bytes_max() { Arc::clone(&finish) } else { within() };
             let finish = layers.map_or_else(|| Arc::clone(&finish), |layers| Arc::new(finish.laid_with(layers)));
             Ok::<_, FillError>(finish)
         };
-        let cuts = if campaign.layers(slot_index).is_some() { slot.cuts.len() } else { 0 };
+        let is_bounded = slot.cuts.iter().any(|cut| cut.framing.bytes_max.is_some());
+        let cuts = if is_bounded || campaign.layers(slot_index).is_some() { slot.cuts.len() } else { 0 };
         let cut_finishes = (0..cuts).map(|cut| laid(Some(cut))).collect::<Result<_, _>>()?;
         let finish = laid(None)?;
         let path = format!("{}/{}", campaign.name, slot.name);

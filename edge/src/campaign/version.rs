@@ -82,6 +82,11 @@ pub(crate) fn rendition_digest(
         for width in framing.widths.iter().chain([&framing.default_width_px]) {
             add(&width.to_le_bytes());
         }
+        // The slot's own stands in the finish.
+        if let Some(bytes_max) = framing.bytes_max {
+            add(b"bytes_max");
+            add(&bytes_max.get().to_le_bytes());
+        }
     }
     if let Some(layers) = layers {
         add(b"layers");

@@ -152,6 +152,16 @@ impl Fill {
         (self.verdict(cut, &rendition) != Verdict::Gone).then_some(rendition)
     }
 
+    /// Whether each of `specs` is in memory, and known to be larger than the same picture in another format.
+    #[must_use]
+    pub fn are_larger(&self, want: &Want, mut specs: impl Iterator<Item = RenditionSpec>) -> bool {
+        let Some(binding) = self.masters.binding(want) else { return false };
+        specs.all(|spec| {
+            let cut = Cut { spec: &spec, ..Cut::of(want, &binding) };
+            self.caches.memory.get(cut.key()).is_some_and(|rendition| rendition.smaller_as.is_some())
+        })
+    }
+
     /// The picture itself in one of `specs`, the first that is in memory.
     #[must_use]
     pub fn peek_any(&self, want: &Want, specs: &[RenditionSpec]) -> Option<Arc<Rendition>> {

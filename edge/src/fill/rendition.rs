@@ -41,6 +41,16 @@ impl Filled {
         Self { rendition, outcome, stale_for: None, timings: FillTimings::default() }
     }
 
+    /// Made behind another of the same picture, for the same request.
+    #[must_use]
+    pub fn after(self, first: &Self) -> Self {
+        let outcome = if first.outcome == Outcome::Generated { first.outcome } else { self.outcome };
+        let sum =
+            [first.timings.render, self.timings.render].into_iter().flatten().reduce(|first, second| first + second);
+        let timings = FillTimings { generate: first.timings.generate, render: sum, ..self.timings };
+        Self { outcome, timings, ..self }
+    }
+
     /// Shown in place of what is being made.
     #[must_use]
     pub fn stale(rendition: Arc<Rendition>, since: Duration) -> Self {
@@ -238,9 +248,12 @@ impl Fill {
             self.learn_lqip(cut, lqip);
         }
         let layers = encoded.layers.take().map(|(report, elapsed)| self.laid.note(cut, report, elapsed));
+        let smaller_as = encoded.smaller_as;
         let sealed = self.credentials.seal(cut, encoded, plan).await?;
         let lineage = Lineage::now(cut.key(), cut.master, cut.recipe).at_generation(generation);
-        let rendition = Rendition::new(sealed.bytes, *cut.spec, sealed.rung, lineage).with_manifest(sealed.placement);
+        let rendition = Rendition::new(sealed.bytes, *cut.spec, sealed.rung, lineage)
+            .with_manifest(sealed.placement)
+            .with_smaller(smaller_as);
         Ok(Rendered { rendition: Arc::new(rendition), cpu, layers })
     }
 

@@ -224,7 +224,7 @@ fn table(tastes: Tastes, view: &View, at: usize) -> Markup {
     }
 }
 
-fn kind_words<'k>(tastes: Tastes, kind: &'k str) -> &'k str {
+fn kind_words(tastes: Tastes, kind: &str) -> &str {
     match kind {
         "image" => tastes.say("image", "Bild"),
         "text" => tastes.say("text", "Text"),

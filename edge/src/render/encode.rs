@@ -5,6 +5,7 @@
 
 mod avif;
 mod features;
+mod fit;
 mod jpeg;
 mod png;
 mod score;
@@ -21,6 +22,7 @@ use crate::words::Format;
 use score::{Judge as _, Reference};
 
 pub(crate) use features::{COUNT as FEATURES, Features};
+pub(super) use fit::shrunk;
 pub use search::{Found, TOLERANCE};
 
 /// Why an encoder gave nothing.
@@ -64,7 +66,7 @@ fn open<'r>(
 ) -> Result<Box<dyn Encoding + 'r>, String> {
     Ok(match format {
         #[cfg(feature = "aom")]
-        Format::Avif => Box::new(avif::aom::Aom::new(raster, rung, reference)?),
+        Format::Avif => Box::new(avif::aom::Aom::new(raster, rung)?),
         #[cfg(not(feature = "aom"))]
         Format::Avif => Box::new(avif::ravif::Ravif::new(raster, rung)),
         Format::Webp => Box::new(webp::Webp { raster, rung }),

@@ -10,6 +10,7 @@ use std::fmt;
 use std::iter;
 use std::sync::Arc;
 
+use super::bound::BytesMax;
 use super::layers::LayerSet;
 use super::look::Look;
 use crate::provenance::{Description, DigitalSource, Marking};
@@ -139,6 +140,7 @@ pub struct Finish {
     on_unsigned: OnUnsigned,
     layers: Option<Arc<LayerSet>>,
     look: Option<Arc<Look>>,
+    bytes_max: Option<BytesMax>,
     digest: FinishDigest,
     formers: Vec<Former>,
 }
@@ -182,7 +184,7 @@ impl Finish {
         let mut formers: Vec<_> = finishing.former_parts(source).into_iter().map(dated).collect();
         formers.dedup();
         formers.push(undated);
-        Self { description, finishing, on_unsigned, layers: None, look: None, digest, formers }
+        Self { description, finishing, on_unsigned, layers: None, look: None, bytes_max: None, digest, formers }
     }
 
     /// The same with a look. What was kept without one is another picture.
@@ -217,13 +219,48 @@ impl Finish {
         }
     }
 
-    /// Of another picture, with the same look and without layers.
+    /// Of another picture, with the same look and bound and without layers.
     fn looking_as(&self, description: Description) -> Self {
+        self.rebuilt(description, self.bytes_max)
+    }
+
+    fn rebuilt(&self, description: Description, bytes_max: Option<BytesMax>) -> Self {
         let plain = Self::with(description, self.finishing.clone(), self.on_unsigned);
-        match &self.look {
+        let looking = match &self.look {
             Some(look) => plain.looking(Arc::clone(look)),
             None => plain,
+        };
+        match bytes_max {
+            Some(bytes_max) => looking.bounded(bytes_max),
+            None => looking,
         }
+    }
+
+    /// The same without layers, for files of at most so many bytes.
+    #[must_use]
+    pub fn within(&self, bytes_max: Option<BytesMax>) -> Self {
+        self.rebuilt(self.description.clone(), bytes_max)
+    }
+
+    /// What was kept without the bound, or with another, is another file.
+    fn bounded(self, bytes_max: BytesMax) -> Self {
+        let bounded = |digest: FinishDigest| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(b"bildkante finish with a bound 1\0").update(digest.as_bytes());
+            hasher.update(&bytes_max.get().to_le_bytes());
+            let mut bounded = [0; 16];
+            bounded.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+            FinishDigest(bounded)
+        };
+        let formers = self.formers.iter().filter(|former| former.is_dated);
+        let formers = formers.map(|former| Former { digest: bounded(former.digest), ..*former }).collect();
+        Self { digest: bounded(self.digest), formers, bytes_max: Some(bytes_max), ..self }
+    }
+
+    /// Most bytes of its files.
+    #[must_use]
+    pub const fn bytes_max(&self) -> Option<BytesMax> {
+        self.bytes_max
     }
 
     /// The same with layers. A picture that a model drew is a composite where one of them is a picture.
@@ -399,6 +436,20 @@ mod tests {
             assert_eq!(data_encoding::HEXLOWER.encode(former.digest.as_bytes()), before);
             assert!(!former.is_dated);
         }
+    }
+
+    #[test]
+    fn a_bound_is_in_every_digest_and_stays_with_another_description() {
+        let description = || Description::new(Marking::default(), DigitalSource::TrainedAlgorithmicMedia);
+        let plain = Finish::with(description(), finishing(Some([1; 32]), true), OnUnsigned::default());
+        let (small, large) = (plain.within(BytesMax::new(2000)), plain.within(BytesMax::new(3000)));
+        assert!(small.digest() != plain.digest() && small.digest() != large.digest());
+        assert_eq!(large.within(BytesMax::new(2000)), small, "of two bounds the later");
+        assert_eq!(small.within(None), plain);
+        let photo = Description::new(Marking::default(), DigitalSource::DigitalCapture);
+        assert_eq!(small.describing(photo.clone()), plain.describing(photo).within(BytesMax::new(2000)));
+        let known: Vec<_> = plain.formers().map(|former| former.digest).collect();
+        assert!(small.formers().count() > 0 && small.formers().all(|former| !known.contains(&former.digest)));
     }
 
     #[test]

@@ -4,8 +4,9 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
 };
 
-use super::Encoded;
 use super::layers::{FallbackReason, FallbackTaken};
+use super::{Encoded, Fit, Rung};
+use crate::words::Format;
 
 /// The render pool's and the encoders' metrics. Cheap to clone: all clones count into the same series.
 #[derive(Debug, Clone)]
@@ -14,6 +15,8 @@ pub struct RenderMetrics {
     rendition_bytes: HistogramVec,
     score: HistogramVec,
     encodes: IntCounterVec,
+    bounded: IntCounterVec,
+    smaller: IntCounterVec,
     layers_seconds: Histogram,
     layer_fallbacks: IntCounterVec,
     pub(super) wait_seconds: Histogram,
@@ -48,6 +51,14 @@ impl RenderMetrics {
             "bildkante_edge_encodes_total",
             "Encodes until a rendition had its score, by format and kind: `whole`, or a cheaper `probe` before it",
         );
+        let bounded = Opts::new(
+            "bildkante_edge_bounded_renditions_total",
+            "Renditions with a `bytes_max`, by how they came to their size: met at their quality, lowered, or missed at the lowest one",
+        );
+        let smaller = Opts::new(
+            "bildkante_edge_avif_finals_total",
+            "Final AVIF renditions by the format in which the same picture is smallest: itself, or `webp`",
+        );
         let scores = vec![20.0, 30.0, 40.0, 45.0, 50.0, 55.0, 60.0, 65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0];
         let metrics = Self {
             rendition_bytes: HistogramVec::new(
@@ -56,6 +67,8 @@ impl RenderMetrics {
             )?,
             score: HistogramVec::new(score.buckets(scores), &["format"])?,
             encodes: IntCounterVec::new(encodes, &["format", "kind"])?,
+            bounded: IntCounterVec::new(bounded, &["outcome"])?,
+            smaller: IntCounterVec::new(smaller, &["smallest"])?,
             layers_seconds: Histogram::with_opts(layers.buckets(buckets.clone()))?,
             layer_fallbacks: IntCounterVec::new(fallbacks, &["kind", "reason"])?,
             encode_seconds: HistogramVec::new(encode.buckets(buckets.clone()), &["format", "rung"])?,
@@ -80,6 +93,14 @@ impl RenderMetrics {
         registry.register(Box::new(metrics.rendition_bytes.clone()))?;
         registry.register(Box::new(metrics.score.clone()))?;
         registry.register(Box::new(metrics.encodes.clone()))?;
+        for fit in Fit::ALL {
+            metrics.bounded.with_label_values(&[fit.as_str()]).inc_by(0);
+        }
+        registry.register(Box::new(metrics.bounded.clone()))?;
+        for format in [Format::Avif, Format::Webp] {
+            metrics.smaller.with_label_values(&[format.as_str()]).inc_by(0);
+        }
+        registry.register(Box::new(metrics.smaller.clone()))?;
         for taken in FallbackTaken::ALL {
             for reason in FallbackReason::ALL {
                 metrics.layer_fallbacks.with_label_values(&[taken.as_str(), reason.as_str()]).inc_by(0);
@@ -107,6 +128,13 @@ impl RenderMetrics {
         }
         for (kind, count) in [("whole", encoded.encodes), ("probe", encoded.probes)] {
             self.encodes.with_label_values(&[labels[0], kind]).inc_by(count.into());
+        }
+        if let Some(fit) = encoded.fit {
+            self.bounded.with_label_values(&[fit.as_str()]).inc();
+        }
+        if (encoded.format, encoded.rung) == (Format::Avif, Rung::Final) {
+            let smallest = encoded.smaller_as.unwrap_or(Format::Avif);
+            self.smaller.with_label_values(&[smallest.as_str()]).inc();
         }
         if let Some((report, elapsed)) = &encoded.layers {
             self.layers_seconds.observe(elapsed.as_secs_f64());

@@ -13,6 +13,7 @@ use bildkante_shared::wire::DedupScope;
 use serde::Serialize;
 
 use super::{Factor, Factors, Refusal, Resolution, Resolved, Trace};
+use crate::render::BytesMax;
 use crate::render::layers::{LayerSet, Trial};
 use crate::request::{ImageRequest, WidthAsk};
 use crate::signing::Grant;
@@ -122,6 +123,9 @@ pub struct ExplainedRendition {
     /// What is done to its pixels beside cut and size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub look: Option<String>,
+    /// Most bytes of its file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_max: Option<u32>,
     /// What is laid on it, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<ExplainedLayer>,
@@ -184,6 +188,7 @@ fn rendition(request: &ImageRequest<'_>, found: &Resolution, factors: Factors) -
         url: one_url(request, resolved),
         file_name: format!("{}.{}", resolved.variant.file_stem, want.spec.format.extension()),
         look: want.finish.look().map(|look| look.words()),
+        bytes_max: want.finish.bytes_max().map(BytesMax::get),
         layers: want.finish.layers().map(|layers| layers_of(layers)).unwrap_or_default(),
     }
 }

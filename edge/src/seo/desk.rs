@@ -14,6 +14,7 @@ use http::header::ACCEPT;
 use http::{HeaderMap, Request, Response};
 use prometheus::{IntCounterVec, Opts, Registry};
 
+use super::formats;
 use super::placement::{Place, Placement};
 use super::shown::{Showing, Shown};
 use crate::campaign::manifest::Signing;
@@ -156,7 +157,9 @@ impl MarkupDesk {
         let master = shown.master.map(|master| format!("master:{master}"));
         let own = want.variant.tags.with_recipe(shown.recipe);
         let tags = own.all().map(str::to_owned).into_iter().chain(master).chain([EVERY_IMAGE_TAG.to_owned()]);
-        Ok((Placement::new(&resolved, shown, place), lifetime, tags.collect()))
+        let mut placement = Placement::new(&resolved, shown, place);
+        placement.formats = formats::offered(&self.fill, &resolved, &want);
+        Ok((placement, lifetime, tags.collect()))
     }
 
     /// What signs the URLs in it, where others are not answered.

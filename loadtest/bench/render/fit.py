@@ -78,6 +78,7 @@ def fit(found, features, kind):
 def main():
     found, features = curves(sys.argv[1:])
     print('''//! Made by `make encoder-tables`; see the module above. One row for each anchor of `q`, one weight for each feature.
+#![allow(clippy::approx_constant, reason = "weights")]
 
 use super::Table;
 use crate::render::Rung;

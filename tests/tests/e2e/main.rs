@@ -5,6 +5,7 @@ mod barriers;
 mod batch_ways;
 mod batches;
 mod browser;
+mod bytes;
 mod candidates;
 mod changes;
 mod clock;

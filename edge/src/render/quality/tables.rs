@@ -1,4 +1,5 @@
 //! Made by `make encoder-tables`; see the module above. One row for each anchor of `q`, one weight for each feature.
+#![allow(clippy::approx_constant, reason = "weights")]
 
 use super::Table;
 use crate::render::Rung;

@@ -4,7 +4,6 @@ use avif_serialize::Aviffy;
 use avif_serialize::constants::MatrixCoefficients;
 use bildkante_aom::{Chroma, Depth, Picture, QUANTIZER_MAX, Settings, encode};
 
-use super::super::score::Reference;
 use super::super::ycbcr::planes;
 use super::super::{Encoding, Raster};
 use crate::render::Rung;
@@ -21,23 +20,19 @@ pub(in crate::render::encode) struct Aom<'r> {
 }
 
 impl<'r> Aom<'r> {
-    /// With a reference the chroma is chosen by what halving it costs; without one, while a reader waits, it is halved.
-    pub(in crate::render::encode) fn new(
-        raster: &'r Raster,
-        rung: Rung,
-        reference: Option<&Reference>,
-    ) -> Result<Self, String> {
-        let is_halved = match reference {
-            Some(reference) => reference.is_halved_well(raster)?,
-            None => true,
+    /// A final keeps all of its chroma: at equal score that takes no more bytes than halving it, and the watermark, which is a wave of colour,
+    /// does not survive halving in every picture. A quick file, which the final replaces, has no time for it.
+    pub(in crate::render::encode) fn new(raster: &'r Raster, rung: Rung) -> Result<Self, String> {
+        let chroma = match rung {
+            Rung::Quick => Chroma::Half,
+            Rung::Final => Chroma::Full,
         };
-        let chroma = if is_halved { Chroma::Half } else { Chroma::Full };
         let depth = match rung {
             Rung::Quick => Depth::Eight,
             Rung::Final => Depth::Ten,
         };
         let size_px = (raster.width_px, raster.height_px);
-        let picture = Picture::new(size_px, depth, chroma, planes(raster, depth.bits(), is_halved));
+        let picture = Picture::new(size_px, depth, chroma, planes(raster, depth.bits(), chroma == Chroma::Half));
         Ok(Self { raster, rung, picture: picture.map_err(|error| error.to_string())? })
     }
 
