@@ -338,7 +338,7 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn deadlines_missed_are_those_of_an_offline_schedule_and_two_in_a_hundred(
+    fn deadlines_missed_are_those_of_an_offline_schedule_and_three_in_a_hundred(
         drawn in drawn_jobs(),
         steps_ms in prop::collection::vec(20..400_u64, 1..5),
         load in 0.3..0.9_f64,
@@ -350,7 +350,7 @@ proptest! {
     ) {
         let jobs = mix(&drawn, &steps_ms, load, has_urgencies);
         let (ours, offline) = (simulate(&jobs, Device { companions_max, companion }).missed, missed_offline(&jobs));
-        let missed_max = offline.len() as f64 + 0.02 * jobs.len() as f64;
+        let missed_max = offline.len() as f64 + 0.03 * jobs.len() as f64;
         prop_assert!(ours.len() as f64 <= missed_max, "{} missed, {} offline, of {}", ours.len(), offline.len(), jobs.len());
     }
 
