@@ -15,7 +15,6 @@ mod finish;
 pub mod layers;
 mod limit;
 mod look;
-mod lqip;
 mod metrics;
 mod original;
 mod placeholder;
@@ -48,7 +47,6 @@ pub use encode::{EncodeError, Found, TOLERANCE, encode, encode_native, features}
 pub use file::least_bytes;
 pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
 pub use look::{CUBE_BYTES_MAX, Cube, CubeError, Grain, Look, Sharpen};
-pub use lqip::{Lqip, LqipAsk, LqipError};
 pub use metrics::RenderMetrics;
 pub use original::{
     DecodeMemory, MemoryShare, NoMemory, ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat, decode_original,
@@ -159,14 +157,13 @@ pub struct RenderJob {
     pub drawn: Option<Moment>,
     /// Where its manifest will be; `None` where none will be signed.
     pub manifest: Option<ManifestPlan>,
-    pub lqip: LqipAsk,
 }
 
 impl RenderJob {
-    /// Of a master without a date, and without a manifest or an LQIP.
+    /// Of a master without a date, and without a manifest.
     #[must_use]
     pub const fn new(master: MasterId, spec: RenditionSpec, rung: Rung, finish: Arc<Finish>) -> Self {
-        Self { master, spec, rung, finish, drawn: None, manifest: None, lqip: LqipAsk::None }
+        Self { master, spec, rung, finish, drawn: None, manifest: None }
     }
 
     /// Where its manifest is to be beside or in a file of so many bytes.
@@ -353,8 +350,6 @@ pub struct Encoded {
     pub layers: Option<(LayerReport, Duration)>,
     /// Where its manifest is to be. It is not signed yet.
     pub placement: Placement,
-    /// Where it was wanted.
-    pub lqip: Option<Lqip>,
     /// How it came to its size, where that is bounded.
     pub fit: Option<Fit>,
     /// The format in which the same picture is a smaller file: of a final AVIF, and none where it is WebP's equal.
@@ -416,7 +411,6 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
     let mut raster = shaped(master, job)?;
     let layers = finish.layers().map(|layers| lay(&mut raster, layers)).transpose()?;
     let watermarked = watermark(&mut raster, finish, job.master);
-    let lqip = if job.lqip == LqipAsk::Wanted { Lqip::of(&raster) } else { None };
     let resized = started.elapsed();
     let made = file::made(&raster, spec.format, job)?;
     let smaller_as = file::smaller_as(&raster, job, &made);
@@ -434,7 +428,6 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
         watermarked,
         layers,
         placement,
-        lqip,
         fit,
         smaller_as,
     })

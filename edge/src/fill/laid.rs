@@ -13,7 +13,7 @@ use moka::sync::Cache;
 use super::rendition::Cut;
 use super::{Fill, FillError, Want};
 use crate::render::layers::LayerReport;
-use crate::render::{FinishDigest, LqipAsk, Precedence, RenderJob, RenditionSpec, Rung, Shape};
+use crate::render::{FinishDigest, Precedence, RenderJob, RenditionSpec, Rung, Shape};
 use crate::words::{Format, LayersTiming};
 
 /// Most pictures of which it is remembered, some hundred bytes each.
@@ -67,7 +67,6 @@ impl Fill {
             finish: Arc::clone(cut.finish),
             drawn: cut.drawn(),
             manifest: None,
-            lqip: LqipAsk::None,
         };
         let (encoded, _) = self.pool.render(precedence, Arc::clone(decoded.master.pixels()), job).await?;
         let Some((report, elapsed)) = encoded.layers else { return Ok(None) };

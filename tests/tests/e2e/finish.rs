@@ -10,7 +10,8 @@ use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::eventually;
 use bildkante_tests::rig::{Plan, Rig};
 
-const PICTURE: &str = "/i/studio/thumb?product=vase";
+/// An explicit format: of a small flat picture a negotiated one is the smaller WebP.
+const PICTURE: &str = "/i/studio/thumb?product=vase&fm=avif";
 
 fn xmp(body: &[u8]) -> anyhow::Result<String> {
     let packet = xmp_of(Format::Avif, body)?.unwrap_or_default();

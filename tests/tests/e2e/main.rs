@@ -31,7 +31,6 @@ mod layers;
 mod limits;
 mod lint;
 mod listener;
-mod loading;
 mod markup;
 mod observing;
 mod origin;
