@@ -23,7 +23,7 @@ use crate::imports;
 /// In its largest width: a file that a manifest may be embedded into.
 const LARGE: &str = "/i/studio/hero?product=vase&fm=png&w=640";
 /// A thumbnail that a manifest would double.
-const SMALL: &str = "/i/studio/thumb?product=vase";
+const SMALL: &str = "/i/studio/thumb?product=vase&fm=avif";
 
 /// An authority for development in a folder, and the edge's configuration that names it.
 pub(crate) fn signing(dir: &Path) -> anyhow::Result<(impl Fn(&mut Config) + use<>, Trust)> {

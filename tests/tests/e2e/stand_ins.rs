@@ -65,7 +65,7 @@ async fn an_edited_variant_shows_its_previous_picture_first() -> anyhow::Result<
 async fn stand_ins_come_in_order() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
     let mut rig = Rig::start(Plan { manifest: impatient, ..Plan::painted(&control) }).await?;
-    let (default, other) = ("/i/studio/hero?w=192", "/i/studio/hero?product=ring&w=192");
+    let (default, other) = ("/i/studio/hero?w=192&fm=avif", "/i/studio/hero?product=ring&w=192&fm=avif");
     control.hold();
     is_stand_in(&rig.http.image(rig.public(), other).await?, "placeholder: wait-over");
     control.release();
@@ -81,7 +81,7 @@ async fn stand_ins_come_in_order() -> anyhow::Result<()> {
     for file in rig.edge_files("masters")? {
         std::fs::remove_file(file)?;
     }
-    let wider = rig.http.image(rig.public(), "/i/studio/hero?w=640").await?;
+    let wider = rig.http.image(rig.public(), "/i/studio/hero?w=640&fm=avif").await?;
     is_stand_in(&wider, "nearest-width");
     let narrow = rig.http.image(rig.public(), default).await?;
     assert_eq!(wider.body, narrow.body, "the default variant in the width there is");
@@ -106,7 +106,7 @@ async fn a_spent_budget_shows_stand_ins_and_says_so() -> anyhow::Result<()> {
     }
     let third = rig.http.image(rig.public(), "/i/studio/thumb?product=ring").await?;
     is_stand_in(&third, "placeholder: over-budget-network");
-    let other_cut = rig.http.image(rig.public(), "/i/studio/thumb?product=ball&fm=webp").await?;
+    let other_cut = rig.http.image(rig.public(), "/i/studio/thumb?product=ball&fm=jpg").await?;
     assert_eq!(other_cut.outcome(), "rendered", "a picture that exists costs nothing");
     assert_eq!(control.calls(), 2);
     rig.http.counts(rig.admin(), "bildkante_edge_budget_spent_total", 2.0).await?;
