@@ -167,7 +167,7 @@ fn a_final_comes_within_a_point_of_its_score_by_any_decoder() {
 
 /// What halved chroma spoils: hard red strokes on white.
 fn red_letters(width_px: u32, height_px: u32) -> Pixels {
-    let is_stroke = |x: u32, y: u32| (x / 3 + y / 17) % 5 == 0 || (y / 2 + x / 40) % 9 == 0;
+    let is_stroke = |x: u32, y: u32| (x / 3 + y / 17).is_multiple_of(5) || (y / 2 + x / 40).is_multiple_of(9);
     let pixel = |x: u32, y: u32| if is_stroke(x, y) { [220, 10, 30] } else { [255, 255, 255] };
     let rgb = (0..height_px).flat_map(|y| (0..width_px).flat_map(move |x| pixel(x, y))).collect();
     Pixels::new(width_px, height_px, rgb).expect("a small image")
