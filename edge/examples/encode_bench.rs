@@ -9,6 +9,8 @@
 //! a busy machine; *wall* is what a reader would have waited here and now. Budget: the quick rung at 1280 px takes at
 //! most 200 ms on one core.
 
+#[path = "../tests/clock/mod.rs"]
+mod clock;
 #[path = "../tests/pictures/mod.rs"]
 mod pictures;
 
@@ -18,6 +20,7 @@ use std::time::Instant;
 use bildkante_edge::provenance::Marking;
 use bildkante_edge::render::{Finish, Quality, RenderJob, RenditionSpec, Rung, Shape, decode_master, render};
 use bildkante_edge::words::Format;
+use clock::thread_cpu_ms;
 
 const WIDTHS_PX: [u32; 4] = [320, 640, 960, 1280];
 const ROUNDS: usize = 5;
@@ -40,11 +43,11 @@ fn main() -> anyhow::Result<()> {
                 let spec = RenditionSpec { width_px, height_px, shape: Shape::DEFAULT, format, quality: Quality::AUTO };
                 let (mut cpu_ms, mut wall_ms, mut encode_ms, mut bytes) = (f64::MAX, f64::MAX, f64::MAX, 0);
                 for _ in 0..ROUNDS {
-                    let (cpu_before, started) = (thread_cpu_ms()?, Instant::now());
+                    let (cpu_before, started) = (thread_cpu_ms(), Instant::now());
                     let encoded =
                         render(&master, &RenderJob::new(master.master_id(), spec, rung, Arc::clone(&finish)))?;
                     wall_ms = wall_ms.min(started.elapsed().as_secs_f64() * 1e3);
-                    cpu_ms = cpu_ms.min(thread_cpu_ms()? - cpu_before);
+                    cpu_ms = cpu_ms.min(thread_cpu_ms() - cpu_before);
                     encode_ms = encode_ms.min(encoded.encode.as_secs_f64() * 1e3);
                     bytes = encoded.bytes.len();
                 }
@@ -54,11 +57,4 @@ fn main() -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Time this thread has spent on a processor (Linux): the first number of `schedstat` is nanoseconds.
-fn thread_cpu_ms() -> anyhow::Result<f64> {
-    let line = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanoseconds: f64 = line.split_whitespace().next().unwrap_or("0").parse()?;
-    Ok(nanoseconds / 1e6)
 }

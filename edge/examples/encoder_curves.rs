@@ -10,6 +10,9 @@
 //! FOLDER holds PNG files (`loadtest/bench/render/corpus.py` makes them); WIDTHS are such as `320,640`; of every EVERY pictures one is taken.
 //! Two threads; times are the thread's own, so that they mean the same on a busy machine.
 
+#[path = "../tests/clock/mod.rs"]
+mod clock;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,6 +22,7 @@ use bildkante_edge::render::{
 };
 use bildkante_edge::words::Format;
 use bildkante_shared::pixels::Pixels;
+use clock::thread_cpu_ms;
 use fast_ssim2::{PixelDescriptor, PixelSlice, Ssimulacra2Reference};
 
 const FORMATS: [Format; 3] = [Format::Avif, Format::Webp, Format::Jpeg];
@@ -101,9 +105,9 @@ fn curves(picture: &Picture) -> anyhow::Result<String> {
         let (low, high) = quality::native_range(format);
         for share in GRID {
             let native = (low + (high - low) * share).round();
-            let before = thread_cpu_ms()?;
+            let before = thread_cpu_ms();
             let found = encode_native(&picture.raster, format, native, rung)?;
-            let spent_ms = thread_cpu_ms()? - before;
+            let spent_ms = thread_cpu_ms() - before;
             let (name, width_px) = (&picture.name, picture.raster.width_px);
             let (bytes, score) = (found.file.len(), found.score.unwrap_or(f64::NAN));
             lines += &format!(
@@ -122,9 +126,9 @@ fn judge(picture: &Picture) -> anyhow::Result<String> {
     for (format, rung) in FORMATS.into_iter().flat_map(|format| Rung::ALL.map(|rung| (format, rung))) {
         for target in TARGETS {
             let target_quality = Quality::new(target).context("a quality")?;
-            let before = thread_cpu_ms()?;
+            let before = thread_cpu_ms();
             let Found { file, native, score, encodes, probes } = encode(&picture.raster, format, target_quality, rung)?;
-            let spent_ms = thread_cpu_ms()? - before;
+            let spent_ms = thread_cpu_ms() - before;
             // A quick file is not scored as it is made.
             let score = match score {
                 Some(score) => score,
@@ -172,11 +176,4 @@ fn score(folder: &Path) -> anyhow::Result<()> {
 fn slice(pixels: &Pixels) -> anyhow::Result<PixelSlice<'_>> {
     let (width_px, height_px) = (pixels.width_px(), pixels.height_px());
     Ok(PixelSlice::new(pixels.rgb(), width_px, height_px, width_px as usize * 3, PixelDescriptor::RGB8_SRGB)?)
-}
-
-/// Time this thread has spent on a processor (Linux): the first number of `schedstat` is nanoseconds.
-fn thread_cpu_ms() -> anyhow::Result<f64> {
-    let line = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanoseconds: f64 = line.split_whitespace().next().unwrap_or("0").parse()?;
-    Ok(nanoseconds / 1e6)
 }

@@ -9,6 +9,8 @@
 //! *again* is the fastest of 20 rounds after that, with the pictures' sizes in memory and everything else done anew. Budget: at most
 //! 15 ms at 1280 px.
 
+#[path = "../tests/clock/mod.rs"]
+mod clock;
 #[path = "../tests/pictures/mod.rs"]
 mod pictures;
 
@@ -18,6 +20,7 @@ use anyhow::Context as _;
 use bildkante_edge::campaign::{CampaignConfig, Catalog};
 use bildkante_edge::render::layers::{LayerSet, compose};
 use bildkante_edge::render::{CropBox, Raster, resize};
+use clock::thread_cpu_ms;
 
 const WIDTHS_PX: [u32; 4] = [320, 640, 960, 1280];
 const ROUNDS: usize = 20;
@@ -60,14 +63,7 @@ fn set_of(catalog: &Catalog, locale: &str) -> anyhow::Result<std::sync::Arc<Laye
 
 fn timed(scene: &Raster, set: &LayerSet) -> anyhow::Result<f64> {
     let mut raster = scene.clone();
-    let before = thread_cpu_ms()?;
+    let before = thread_cpu_ms();
     compose(&mut raster, set)?;
-    Ok(thread_cpu_ms()? - before)
-}
-
-/// Time this thread has spent on a processor (Linux): the first number of `schedstat` is nanoseconds.
-fn thread_cpu_ms() -> anyhow::Result<f64> {
-    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanoseconds: f64 = schedstat.split(' ').next().unwrap_or_default().parse()?;
-    Ok(nanoseconds / 1e6)
+    Ok(thread_cpu_ms() - before)
 }

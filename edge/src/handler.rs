@@ -233,11 +233,10 @@ impl Handler {
             Err(refusal) => return self.problem(&exchange, &refusal.problem()),
         };
         exchange.keep = question(request, factors).map(|question| Keep { question, epoch });
-        let want = match self.fill.gate().place(want.clone()) {
+        let mut want = match self.fill.gate().place(want.clone()) {
             Ok(want) => want,
             Err(withheld) => return self.withheld(&exchange, &catalog, &resolved, &want, withheld).await,
         };
-        let mut want = want;
         let mut at_hand = self.at_hand(&want);
         if let Some(smaller) = at_hand.as_ref().and_then(|filled| smaller::wanted(&exchange, &resolved, &want, filled))
         {

@@ -43,6 +43,7 @@ pub use bound::{BYTES_MAX_LEAST, BYTES_MAX_MOST, BytesMax, Fit, NoBytesMax};
 pub use cost::Costs;
 pub use crop::CropBox;
 pub use decode::DecodeError;
+use encode::Source;
 pub use encode::{EncodeError, Found, TOLERANCE, encode, encode_native, features};
 pub use file::least_bytes;
 pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
@@ -347,7 +348,7 @@ pub struct Encoded {
     pub mark: Duration,
     pub watermarked: Watermarked,
     /// What became of its layers, and how long that took.
-    pub layers: Option<(LayerReport, Duration)>,
+    pub layers: Option<Laid>,
     /// Where its manifest is to be. It is not signed yet.
     pub placement: Placement,
     /// How it came to its size, where that is bounded.
@@ -406,14 +407,13 @@ pub fn decode_master(png: &[u8]) -> Result<Pixels, RenderError> {
 /// When the spec's size is out of bounds, an encoder fails, or the description does not fit.
 pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> {
     let RenderJob { spec, rung, finish, .. } = job;
-    spec.check_size()?;
     let started = Instant::now();
-    let mut raster = shaped(master, job)?;
-    let layers = finish.layers().map(|layers| lay(&mut raster, layers)).transpose()?;
+    let (mut raster, layers) = composed(master, job)?;
     let watermarked = watermark(&mut raster, finish, job.master);
     let resized = started.elapsed();
-    let made = file::made(&raster, spec.format, job)?;
-    let smaller_as = file::smaller_as(&raster, job, &made);
+    let source = Source::new(&raster);
+    let made = file::made(&source, spec.format, job)?;
+    let smaller_as = file::smaller_as(&source, job, &made);
     let file::Made { bytes, found, placement, fit, encode, mark } = made;
     Ok(Encoded {
         bytes,
@@ -433,7 +433,26 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
     })
 }
 
-fn lay(raster: &mut Raster, layers: &LayerSet) -> Result<(LayerReport, Duration), LayerError> {
+/// What became of the layers, and how long laying them took.
+type Laid = (LayerReport, Duration);
+
+/// What becomes of the layers of a job, without its file. `None` where it has none.
+///
+/// # Errors
+/// When the spec's size is out of bounds, or a layer cannot be drawn.
+pub fn lay_only(master: &Pixels, job: &RenderJob) -> Result<Option<Laid>, RenderError> {
+    Ok(composed(master, job)?.1)
+}
+
+/// The pixels before they are watermarked.
+fn composed(master: &Pixels, job: &RenderJob) -> Result<(Raster, Option<Laid>), RenderError> {
+    job.spec.check_size()?;
+    let mut raster = shaped(master, job)?;
+    let layers = job.finish.layers().map(|layers| lay(&mut raster, layers)).transpose()?;
+    Ok((raster, layers))
+}
+
+fn lay(raster: &mut Raster, layers: &LayerSet) -> Result<Laid, LayerError> {
     let started = Instant::now();
     let report = layers::compose(raster, layers)?;
     Ok((report, started.elapsed()))

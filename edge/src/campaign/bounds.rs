@@ -8,16 +8,15 @@ use std::path::Path;
 
 use super::catalog::Campaign;
 use super::fault::Fault;
-use crate::render::{Finish, least_bytes};
+use crate::render::least_bytes;
 
 /// Each bound that is too small, told at the manifest.
 pub(super) fn faults(campaign: &Campaign, manifest: &Path) -> Vec<Fault> {
     let mut faults = Vec::new();
     for slot in &campaign.slots {
-        let finish: &Finish = campaign.slot_finish(slot);
-        let bounds = slot.framings().filter_map(|(cut, framing)| Some((cut, framing.bytes_max?)));
+        let bounds: Vec<_> = slot.framings().filter_map(|(cut, framing)| Some((cut, framing.bytes_max?))).collect();
+        let Some(least) = (!bounds.is_empty()).then(|| least_bytes(campaign.slot_finish(slot))) else { continue };
         for (cut, bytes_max) in bounds {
-            let least = least_bytes(finish);
             if bytes_max.exceeded_by(least).is_some() {
                 let of = cut.map_or_else(
                     || format!("slot `{}`", slot.name),

@@ -13,8 +13,8 @@ use moka::sync::Cache;
 use super::rendition::Cut;
 use super::{Fill, FillError, Want};
 use crate::render::layers::LayerReport;
-use crate::render::{FinishDigest, Precedence, RenderJob, RenditionSpec, Rung, Shape};
-use crate::words::{Format, LayersTiming};
+use crate::render::{FinishDigest, Precedence, RenderJob, RenderJobError, Rung, Shape, lay_only};
+use crate::words::LayersTiming;
 
 /// Most pictures of which it is remembered, some hundred bytes each.
 const REMEMBERED_MAX: u64 = 10_000;
@@ -60,16 +60,10 @@ impl Fill {
         }
         let precedence = Precedence::from(Urgency::LEAST);
         let Some(decoded) = self.masters.on_disk(cut.master, precedence).await? else { return Ok(None) };
-        let job = RenderJob {
-            master: cut.master,
-            spec: RenditionSpec { format: Format::Jpeg, ..*cut.spec },
-            rung: Rung::Quick,
-            finish: Arc::clone(cut.finish),
-            drawn: cut.drawn(),
-            manifest: None,
-        };
-        let (encoded, _) = self.pool.render(precedence, Arc::clone(decoded.master.pixels()), job).await?;
-        let Some((report, elapsed)) = encoded.layers else { return Ok(None) };
+        let job = RenderJob::new(cut.master, *cut.spec, Rung::Quick, Arc::clone(cut.finish));
+        let pixels = Arc::clone(decoded.master.pixels());
+        let laid = self.pool.run(precedence, move || lay_only(&pixels, &job)).await.map_err(RenderJobError::from)?;
+        let Some((report, elapsed)) = laid.map_err(RenderJobError::from)? else { return Ok(None) };
         self.laid.note(cut, report, elapsed);
         Ok(self.laid.0.get(&key(cut)))
     }

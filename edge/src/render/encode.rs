@@ -13,6 +13,7 @@ mod search;
 mod webp;
 mod ycbcr;
 
+use std::cell::OnceCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::resize::Raster;
@@ -34,14 +35,41 @@ pub enum EncodeError {
     Panicked { format: Format, reason: String },
 }
 
+/// A picture to be encoded, perhaps more than once, and what is known of it: each made when it is first asked for.
+pub(super) struct Source<'r> {
+    raster: &'r Raster,
+    features: OnceCell<Features>,
+    /// `None` inside where the picture is too small to be judged.
+    reference: OnceCell<Option<Reference>>,
+}
+
+impl<'r> Source<'r> {
+    pub(super) const fn new(raster: &'r Raster) -> Self {
+        Self { raster, features: OnceCell::new(), reference: OnceCell::new() }
+    }
+
+    fn features(&self) -> &Features {
+        self.features.get_or_init(|| Features::of(self.raster))
+    }
+
+    fn reference(&self) -> Option<&Reference> {
+        self.reference.get_or_init(|| Reference::new(self.raster)).as_ref()
+    }
+
+    /// What a file of that format and rung is judged by.
+    fn judge(&self, format: Format, rung: Rung) -> Option<&Reference> {
+        if rung == Rung::Final && format != Format::Png { self.reference() } else { None }
+    }
+}
+
 /// An encoder with a picture in it.
 trait Encoding {
     /// At a quality of the encoder's own scale.
     fn encode(&mut self, native: f32) -> Result<Vec<u8>, String>;
 
-    /// A cheaper file of about the same score; `None` where there is none.
-    fn probe(&mut self, _native: f32) -> Option<Result<Vec<u8>, String>> {
-        None
+    /// A cheaper file of about the same score, of a final; `None` where there is none.
+    fn probe(&mut self, _native: f32) -> Result<Option<Vec<u8>>, String> {
+        Ok(None)
     }
 
     /// How many points of score more the file has than its probe, in the median.
@@ -80,24 +108,25 @@ fn open<'r>(
 /// # Errors
 /// When the encoder refuses or panics.
 pub fn encode(raster: &Raster, format: Format, quality: Quality, rung: Rung) -> Result<Found, EncodeError> {
+    encode_source(&Source::new(raster), format, quality, rung)
+}
+
+/// The same of a picture that is encoded more than once.
+pub(super) fn encode_source(
+    source: &Source<'_>,
+    format: Format,
+    quality: Quality,
+    rung: Rung,
+) -> Result<Found, EncodeError> {
     guarded(format, || {
-        let features = Features::of(raster);
-        let predicted = quality::predicted(quality, format, rung, &features);
-        let reference = match (format, rung) {
-            (Format::Png, _) | (_, Rung::Quick) => None,
-            (Format::Avif | Format::Webp | Format::Jpeg, Rung::Final) => Reference::new(raster),
-        };
-        let mut encoding = open(raster, format, rung, reference.as_ref())?;
+        let features = source.features();
+        let predicted = quality::predicted(quality, format, rung, features);
+        let reference = source.judge(format, rung);
+        let mut encoding = open(source.raster, format, rung, reference)?;
         match reference {
             Some(reference) => {
-                let target = f64::from(quality.get());
-                search::search(
-                    &mut *encoding,
-                    &reference,
-                    target,
-                    predicted,
-                    quality::searched_range(quality, format, &features),
-                )
+                let range = quality::searched_range(quality, format, features);
+                search::search(&mut *encoding, reference, quality.get().into(), predicted, range)
             }
             None => {
                 let file = encoding.encode(predicted.0)?;

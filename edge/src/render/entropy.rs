@@ -49,7 +49,7 @@ fn disorder(counts: &[u32; LEVELS]) -> u64 {
 }
 
 /// log₂ in 1/65536ths, rounded down; 0 for 0. Each squaring of the mantissa yields a bit.
-pub(super) fn log2_65536(number: u32) -> u32 {
+fn log2_65536(number: u32) -> u32 {
     let Some(whole) = number.checked_ilog2() else { return 0 };
     // The mantissa, 1 to 2, with 31 bits behind the point.
     let mut mantissa = u64::from(number) << (31 - whole);
@@ -63,8 +63,14 @@ pub(super) fn log2_65536(number: u32) -> u32 {
     log
 }
 
+/// The same as a float: the same on every processor.
+#[allow(clippy::cast_precision_loss, reason = "below 2^21")]
+pub(super) fn log2(number: u64) -> f32 {
+    log2_65536(u32::try_from(number).unwrap_or(u32::MAX)) as f32 / 65_536.0
+}
+
 /// Rec. 601 in 1/256ths: close enough for a histogram.
-fn luma(red: u8, green: u8, blue: u8) -> u8 {
+pub(super) fn luma(red: u8, green: u8, blue: u8) -> u8 {
     let weighted = 77 * u32::from(red) + 150 * u32::from(green) + 29 * u32::from(blue);
     #[allow(clippy::cast_possible_truncation, reason = "the weights sum to 256")]
     let luma = (weighted >> 8) as u8;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::bound::Fit;
-use super::encode::{Found, encode, encode_native, shrunk};
+use super::encode::{Found, Source, encode_native, encode_source, shrunk};
 use super::resize::Raster;
 use super::{Finish, MANIFEST_BYTES_TYPICAL, Placement, RenderError, RenderJob, Rung};
 use crate::provenance::{Metadata, embed};
@@ -39,9 +39,9 @@ impl Made {
 }
 
 /// The picture of a job as a file of this format.
-pub(super) fn made(raster: &Raster, format: Format, job: &RenderJob) -> Result<Made, RenderError> {
+pub(super) fn made(source: &Source<'_>, format: Format, job: &RenderJob) -> Result<Made, RenderError> {
     let started = Instant::now();
-    let mut found = encode(raster, format, job.spec.quality, job.rung)?;
+    let mut found = encode_source(source, format, job.spec.quality, job.rung)?;
     let mut encoding = started.elapsed();
     let started = Instant::now();
     let placement = job.placement(found.file.len());
@@ -54,7 +54,7 @@ pub(super) fn made(raster: &Raster, format: Format, job: &RenderJob) -> Result<M
             let started = Instant::now();
             let description_bytes = bytes.len().saturating_sub(found.file.len()) + PADDING_BYTES;
             let room = (bytes_max.get() as usize).saturating_sub(description_bytes);
-            found = shrunk(raster, format, job.rung, &found, room)?;
+            found = shrunk(source, format, job.rung, &found, room)?;
             encoding += started.elapsed();
             let started = Instant::now();
             bytes = described(&found.file, format, job, placement)?;
@@ -87,16 +87,16 @@ pub fn least_bytes(finish: &Finish) -> usize {
 /// they are sent. A tiny or flat picture is what AVIF loses.
 ///
 /// An AVIF far below the WebP of the quick rung, whose score is a guess, is not compared further.
-pub(super) fn smaller_as(raster: &Raster, job: &RenderJob, avif: &Made) -> Option<Format> {
+pub(super) fn smaller_as(source: &Source<'_>, job: &RenderJob, avif: &Made) -> Option<Format> {
     if job.spec.format != Format::Avif || job.rung != Rung::Final || !avif.has_its_quality() {
         return None;
     }
     // A format that cannot be encoded is none to send.
-    let quick = encode(raster, Format::Webp, job.spec.quality, Rung::Quick).ok()?;
+    let quick = encode_source(source, Format::Webp, job.spec.quality, Rung::Quick).ok()?;
     if avif.sent_bytes(job).saturating_mul(QUICK_PERCENT_MAX) <= quick.file.len().saturating_mul(100) {
         return None;
     }
-    let webp = made(raster, Format::Webp, job).ok()?;
+    let webp = made(source, Format::Webp, job).ok()?;
     (webp.has_its_quality() && webp.sent_bytes(job) <= avif.sent_bytes(job)).then_some(Format::Webp)
 }
 
@@ -132,7 +132,7 @@ mod tests {
     }
 
     fn of(raster: &Raster, format: Format, rung: Rung, bytes_max: Option<usize>) -> Made {
-        made(raster, format, &job(raster, format, rung, bytes_max)).expect("a file")
+        made(&Source::new(raster), format, &job(raster, format, rung, bytes_max)).expect("a file")
     }
 
     #[test]
@@ -178,9 +178,10 @@ mod tests {
         let flat = Raster { width_px: 64, height_px: 48, rgb: [200, 40, 30].repeat(64 * 48) };
         let told = |raster: &Raster, rung| {
             let job = job(raster, Format::Avif, rung, None);
-            let avif = made(raster, Format::Avif, &job).expect("a file");
-            let webp = made(raster, Format::Webp, &job).expect("a file");
-            (smaller_as(raster, &job, &avif), webp.bytes.len() <= avif.bytes.len())
+            let source = Source::new(raster);
+            let avif = made(&source, Format::Avif, &job).expect("a file");
+            let webp = made(&source, Format::Webp, &job).expect("a file");
+            (smaller_as(&source, &job, &avif), webp.bytes.len() <= avif.bytes.len())
         };
         assert_eq!(told(&flat, Rung::Final), (Some(Format::Webp), true));
         assert_eq!(told(&flat, Rung::Quick).0, None);

@@ -30,6 +30,15 @@ impl FinishDigest {
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
+
+    /// The same with one more thing that decides the bytes. `domain` says what it is.
+    fn and(self, domain: &[u8], part: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(domain).update(&self.0).update(part);
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Self(digest)
+    }
 }
 
 impl fmt::Debug for FinishDigest {
@@ -191,13 +200,7 @@ impl Finish {
     #[must_use]
     pub fn looking(self, look: Arc<Look>) -> Self {
         let part = look.digest();
-        let looked = |digest: FinishDigest| {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(b"bildkante finish with a look 1\0").update(digest.as_bytes()).update(&part);
-            let mut looked = [0; 16];
-            looked.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-            FinishDigest(looked)
-        };
+        let looked = |digest: FinishDigest| digest.and(b"bildkante finish with a look 1\0", &part);
         let formers = self.formers.iter().filter(|former| former.is_dated);
         let formers = formers.map(|former| Former { digest: looked(former.digest), ..*former }).collect();
         Self { digest: looked(self.digest), formers, look: Some(look), ..self }
@@ -244,14 +247,8 @@ impl Finish {
 
     /// What was kept without the bound, or with another, is another file.
     fn bounded(self, bytes_max: BytesMax) -> Self {
-        let bounded = |digest: FinishDigest| {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(b"bildkante finish with a bound 1\0").update(digest.as_bytes());
-            hasher.update(&bytes_max.get().to_le_bytes());
-            let mut bounded = [0; 16];
-            bounded.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-            FinishDigest(bounded)
-        };
+        let part = bytes_max.get().to_le_bytes();
+        let bounded = |digest: FinishDigest| digest.and(b"bildkante finish with a bound 1\0", &part);
         let formers = self.formers.iter().filter(|former| former.is_dated);
         let formers = formers.map(|former| Former { digest: bounded(former.digest), ..*former }).collect();
         Self { digest: bounded(self.digest), formers, bytes_max: Some(bytes_max), ..self }
@@ -278,13 +275,8 @@ impl Finish {
 
     /// Digests without layers stay as they are: no stored rendition is lost.
     fn layered(self, layers: Arc<LayerSet>) -> Self {
-        let with_layers = |plain: FinishDigest| {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(b"bildkante finish with layers 1\0").update(plain.as_bytes()).update(layers.digest());
-            let mut digest = [0; 16];
-            digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-            FinishDigest(digest)
-        };
+        let part = *layers.digest();
+        let with_layers = |digest: FinishDigest| digest.and(b"bildkante finish with layers 1\0", &part);
         let formers =
             self.formers.iter().map(|former| Former { digest: with_layers(former.digest), ..*former }).collect();
         Self { digest: with_layers(self.digest), formers, layers: Some(layers), ..self }

@@ -28,7 +28,7 @@ const SLOPES: (f64, f64) = (0.1, 4.0);
 /// The encoder's own quality for a perceptual one, and how many points of score one of its qualities is worth near there. PNG is
 /// lossless: its value means nothing.
 pub(super) fn predicted(quality: Quality, format: Format, rung: Rung, features: &Features) -> (f32, f64) {
-    let Some(table) = tables::of(format, rung) else { return (native_range(format).1, SLOPES.0) };
+    let Some(table) = table(format, rung) else { return (native_range(format).1, SLOPES.0) };
     let (least, most) = native_range(format);
     let mut row = table.map(|weights| features.weighted(&weights).clamp(least, most));
     // A better score never takes a lower quality, whatever the weights say of an unusual picture.
@@ -42,6 +42,19 @@ pub(super) fn predicted(quality: Quality, format: Format, rung: Rung, features: 
     let native = (row[above - 1] + (q - from) * rise).clamp(least, most);
     let slope = if rise > 0.0 { f64::from(1.0 / rise) } else { SLOPES.1 };
     (native, slope.clamp(SLOPES.0, SLOPES.1))
+}
+
+/// PNG is lossless and has none.
+const fn table(format: Format, rung: Rung) -> Option<&'static Table> {
+    Some(match (format, rung) {
+        (Format::Avif, Rung::Quick) => &tables::AVIF_QUICK,
+        (Format::Avif, Rung::Final) => &tables::AVIF_FINAL,
+        (Format::Webp, Rung::Quick) => &tables::WEBP_QUICK,
+        (Format::Webp, Rung::Final) => &tables::WEBP_FINAL,
+        (Format::Jpeg, Rung::Quick) => &tables::JPEG_QUICK,
+        (Format::Jpeg, Rung::Final) => &tables::JPEG_FINAL,
+        (Format::Png, _) => return None,
+    })
 }
 
 /// Lowest and highest native quality an encoder takes.

@@ -81,26 +81,11 @@ def main():
 #![allow(clippy::approx_constant, reason = "weights")]
 
 use super::Table;
-use crate::render::Rung;
-use crate::words::Format;
-
-pub(super) const fn of(format: Format, rung: Rung) -> Option<&'static Table> {
-    Some(match (format, rung) {
-        (Format::Avif, Rung::Quick) => &AVIF_QUICK,
-        (Format::Avif, Rung::Final) => &AVIF_FINAL,
-        (Format::Webp, Rung::Quick) => &WEBP_QUICK,
-        (Format::Webp, Rung::Final) => &WEBP_FINAL,
-        (Format::Jpeg, Rung::Quick) => &JPEG_QUICK,
-        (Format::Jpeg, Rung::Final) => &JPEG_FINAL,
-        (Format::Png, _) => return None,
-    })
-}
 ''')
     for kind in ("avif-quick", "avif-final", "webp-quick", "webp-final", "jpeg-quick", "jpeg-final"):
-        kinds = "jpg" if kind.startswith("jpeg") and (("x", "x", "jpg") in found) else kind
         name = kind.upper().replace("-", "_")
-        print(f"#[rustfmt::skip]\nconst {name}: Table = [")
-        for row in fit(found, features, kinds):
+        print(f"#[rustfmt::skip]\npub(super) const {name}: Table = [")
+        for row in fit(found, features, kind):
             print("    [" + ", ".join(f"{weight:.4f}" for weight in row) + "],")
         print("];")
 

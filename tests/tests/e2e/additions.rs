@@ -1,14 +1,13 @@
 //! Adapters, ControlNets and images of a manifest on their way into a picture: the lock pins them, the edge hands an image to a
 //! node that lacks it, and the node draws with them.
 
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use bildkante_edge::campaign::check::write_locks;
 use bildkante_edge::config::Config;
 use bildkante_gpu_node::config::NodeConfig;
-use bildkante_tests::repository;
+use bildkante_tests::models_of;
 use bildkante_tests::rig::{Plan, Rig};
 use http::StatusCode;
 
@@ -19,21 +18,8 @@ init       = { image = \"begin.png\", strength = 0.9 }
 prompt     = ";
 const TEAL_MUG: &str = "/i/studio/hero?product=mug&colour=teal&w=480";
 
-/// Tiny networks under one roof, beside the node's data.
 fn models(config: &mut NodeConfig) {
-    let models = config.data_dir.with_file_name("models");
-    if !models.exists() {
-        lay_out_models(&models).expect("links to fixtures");
-    }
-    config.models_dir = models;
-}
-
-fn lay_out_models(models: &Path) -> std::io::Result<()> {
-    let fixtures = repository().join("gpu-node/fixtures");
-    std::fs::create_dir(models)?;
-    symlink(fixtures.join("checkpoints/sd1-tiny"), models.join("sd1-tiny"))?;
-    symlink(fixtures.join("controlnets/sd1-edges"), models.join("sd1-edges"))?;
-    symlink(fixtures.join("adapters"), models.join("adapters"))
+    models_of(config, &["checkpoints/sd1-tiny", "controlnets/sd1-edges", "adapters"]);
 }
 
 /// The campaign's images and its lock, before the edge reads them.

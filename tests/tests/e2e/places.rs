@@ -1,13 +1,10 @@
 //! The place of a packshot on its way into a scene: drawn and pinned by the lock, and handed to the node.
 
-use std::os::unix::fs::symlink;
-use std::path::Path;
-
 use anyhow::{Context, ensure};
 use bildkante_edge::campaign::{check as check_campaigns, write_locks};
 use bildkante_edge::config::Config;
 use bildkante_gpu_node::config::NodeConfig;
-use bildkante_tests::repository;
+use bildkante_tests::models_of;
 use bildkante_tests::rig::{Plan, Rig};
 use http::StatusCode;
 
@@ -29,18 +26,7 @@ only   = { product = [\"mug\", \"vase\"] }
 [slots.teaser]";
 
 fn models(config: &mut NodeConfig) {
-    let models = config.data_dir.with_file_name("models");
-    if !models.exists() {
-        lay_out_models(&models).expect("links to fixtures");
-    }
-    config.models_dir = models;
-}
-
-fn lay_out_models(models: &Path) -> std::io::Result<()> {
-    let fixtures = repository().join("gpu-node/fixtures");
-    std::fs::create_dir(models)?;
-    symlink(fixtures.join("checkpoints/sd1-tiny"), models.join("sd1-tiny"))?;
-    symlink(fixtures.join("controlnets/sd1-depth"), models.join("sd1-depth"))
+    models_of(config, &["checkpoints/sd1-tiny", "controlnets/sd1-depth"]);
 }
 
 fn files_and_lock(config: &mut Config) {

@@ -4,7 +4,7 @@
 //! the same numbers on every processor. A change here is a change of all that was learned: run `make encoder-tables`.
 
 use super::Raster;
-use crate::render::entropy::log2_65536;
+use crate::render::entropy::{log2, luma};
 
 /// One, then see [`Features::of`].
 pub(crate) const COUNT: usize = 8;
@@ -20,7 +20,7 @@ const EDGE: u32 = 24;
 impl Features {
     pub(crate) fn of(raster: &Raster) -> Self {
         let (width, height) = (raster.width_px as usize, raster.height_px as usize);
-        let luma: Vec<i32> = raster.rgb.chunks_exact(3).map(luma).collect();
+        let luma: Vec<i32> = raster.rgb.chunks_exact(3).map(|px| luma(px[0], px[1], px[2]).into()).collect();
         let (mut slope, mut bend, mut colour, mut flat, mut edge, mut count) =
             (0_u64, 0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
         // The last row and column have no neighbours; of every other row it is enough to know one.
@@ -68,18 +68,9 @@ impl Features {
     }
 }
 
-fn luma(rgb: &[u8]) -> i32 {
-    (77 * i32::from(rgb[0]) + 150 * i32::from(rgb[1]) + 29 * i32::from(rgb[2])) >> 8
-}
-
 /// Red less green: where it changes, chroma does.
 fn chroma(raster: &Raster, at: usize) -> i32 {
     i32::from(raster.rgb[at * 3]) - i32::from(raster.rgb[at * 3 + 1])
-}
-
-#[allow(clippy::cast_precision_loss, reason = "below 2^24")]
-fn log2(number: u64) -> f32 {
-    log2_65536(u32::try_from(number).unwrap_or(u32::MAX)) as f32 / 65_536.0
 }
 
 #[allow(clippy::cast_precision_loss, reason = "at most some 2^13, in 1/1024ths")]

@@ -3,9 +3,9 @@
 //! Between a quality whose file fits and one whose file does not, the next try is where a straight line of the files' logarithms meets the
 //! bound. The quick rung takes the first file that fits, a final one goes on until its file is near the bound or no quality lies between.
 
-use super::score::{Judge as _, Reference};
-use super::{EncodeError, Encoding, Found, Raster, Rung, guarded, open};
-use crate::render::entropy::log2_65536;
+use super::score::Judge as _;
+use super::{EncodeError, Encoding, Found, Rung, Source, guarded, open};
+use crate::render::entropy::log2;
 use crate::render::quality;
 use crate::words::Format;
 
@@ -41,10 +41,10 @@ impl Between {
         if from > to {
             return None;
         }
-        let over = log2(too_large.bytes) - log2(self.aim_bytes);
+        let over = log2(too_large.bytes as u64) - log2(self.aim_bytes as u64);
         let by = match self.fits {
             Some(fits) => {
-                let span = (log2(too_large.bytes) - log2(fits.bytes)).max(0.001);
+                let span = (log2(too_large.bytes as u64) - log2(fits.bytes as u64)).max(0.001);
                 (too_large.native - fits.native) * (over / span)
             }
             None => (most - least) * HALVING_SHARE * over,
@@ -60,15 +60,15 @@ impl Between {
 /// # Errors
 /// As [`super::encode`].
 pub(in crate::render) fn shrunk(
-    raster: &Raster,
+    source: &Source<'_>,
     format: Format,
     rung: Rung,
     first: &Found,
     bytes_max: usize,
 ) -> Result<Found, EncodeError> {
     guarded(format, || {
-        let reference = if rung == Rung::Final { Reference::new(raster) } else { None };
-        let mut encoding = open(raster, format, rung, reference.as_ref())?;
+        let reference = source.judge(format, rung);
+        let mut encoding = open(source.raster, format, rung, reference)?;
         let mut found = search(&mut *encoding, (format, rung), first, bytes_max)?;
         found.score = match reference {
             Some(reference) => Some(reference.score(&encoding.decoded(&found.file)?)?),
@@ -114,10 +114,4 @@ fn search(
         }
     };
     Ok(Found { file, native, score: None, encodes: first.encodes + tries, probes: first.probes })
-}
-
-/// In whole 1/65536ths: the same on every processor.
-#[allow(clippy::cast_precision_loss, reason = "below 2^21")]
-fn log2(bytes: usize) -> f32 {
-    log2_65536(u32::try_from(bytes).unwrap_or(u32::MAX)) as f32 / 65_536.0
 }

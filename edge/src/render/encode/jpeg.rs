@@ -58,8 +58,8 @@ impl Encoding for Jpeg<'_> {
     }
 
     /// The same pixels: only how they are written differs.
-    fn probe(&mut self, quality: f32) -> Option<Result<Vec<u8>, String>> {
-        (self.rung == Rung::Final).then(|| self.at(quality, Rung::Quick))
+    fn probe(&mut self, quality: f32) -> Result<Option<Vec<u8>>, String> {
+        self.at(quality, Rung::Quick).map(Some)
     }
 
     fn decoded(&self, file: &[u8]) -> Result<Vec<u8>, String> {

@@ -15,6 +15,8 @@ pub const TOLERANCE: f64 = 1.0;
 const ENCODES_MAX: u32 = 5;
 /// And probes before them.
 const PROBES_MAX: u32 = 5;
+/// A probe only says where to begin: it has to come nearer.
+const PROBE_TOLERANCE: f64 = TOLERANCE * 0.7;
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +84,27 @@ impl Bracket {
     }
 }
 
+/// What is looked for.
+#[derive(Clone, Copy)]
+struct Goal {
+    score: f64,
+    /// How far from it a score may lie.
+    tolerance: f64,
+    tries_max: u32,
+    /// Points of score for one of the encoder's qualities, near the one predicted.
+    slope: f64,
+    /// Of those qualities.
+    step: f32,
+    range: (f32, f32),
+}
+
+/// The try that came nearest, and how many there were.
+struct Nearest {
+    file: Vec<u8>,
+    tried: Tried,
+    tries: u32,
+}
+
 /// `range` is the encoder's scale, `slope` how many points of score one of its qualities is worth near the one predicted.
 pub(super) fn search(
     encoding: &mut dyn Encoding,
@@ -91,64 +114,50 @@ pub(super) fn search(
     range: (f32, f32),
 ) -> Result<Found, String> {
     let step = encoding.step();
-    let (mut native, probes) = probed(encoding, judge, target, (nearest(predicted, step, range), slope), range)?;
-    let mut bracket = Bracket::new(slope);
-    let mut best: Option<Found> = None;
-    for encodes in 1..=ENCODES_MAX {
-        let file = encoding.encode(native)?;
-        let score = judge.score(&encoding.decoded(&file)?)?;
-        bracket.add(Tried { native, score }, target);
-        let miss = |found: &Found| found.score.map_or(f64::MAX, |score| (score - target).abs());
-        if best.as_ref().is_none_or(|best| (score - target).abs() < miss(best)) {
-            best = Some(Found { file, native, score: Some(score), encodes, probes });
+    let whole = Goal { score: target, tolerance: TOLERANCE, tries_max: ENCODES_MAX, slope, step, range };
+    let probing =
+        Goal { score: target - encoding.probe_gain(), tolerance: PROBE_TOLERANCE, tries_max: PROBES_MAX, ..whole };
+    let start = nearest(predicted, step, range);
+    let probed = narrowed(encoding, judge, probing, start, |encoding, native| encoding.probe(native))?;
+    let (start, probes) = probed.map_or((start, 0), |probed| (probed.tried.native, probed.tries));
+    let found = narrowed(encoding, judge, whole, start, |encoding, native| encoding.encode(native).map(Some))?;
+    let Nearest { file, tried, tries } = found.ok_or("no quality was tried")?;
+    Ok(Found { file, native: tried.native, score: Some(tried.score), encodes: tries, probes })
+}
+
+/// Tries until a score is near enough, or no quality lies between those that were tried. `None` where `attempt` gives no file.
+fn narrowed(
+    encoding: &mut dyn Encoding,
+    judge: &dyn Judge,
+    goal: Goal,
+    start: f32,
+    attempt: impl Fn(&mut dyn Encoding, f32) -> Result<Option<Vec<u8>>, String>,
+) -> Result<Option<Nearest>, String> {
+    let miss = |tried: &Tried| (tried.score - goal.score).abs();
+    let mut bracket = Bracket::new(goal.slope);
+    let mut best: Option<Nearest> = None;
+    let mut native = start;
+    for tries in 1..=goal.tries_max {
+        let Some(file) = attempt(encoding, native)? else { break };
+        let tried = Tried { native, score: judge.score(&encoding.decoded(&file)?)? };
+        bracket.add(tried, goal.score);
+        match &mut best {
+            Some(best) if miss(&best.tried) <= miss(&tried) => best.tries = tries,
+            _ => best = Some(Nearest { file, tried, tries }),
         }
-        if let Some(best) = &mut best {
-            best.encodes = encodes;
-        }
-        if (score - target).abs() <= TOLERANCE {
+        if miss(&tried) <= goal.tolerance {
             break;
         }
-        let Some(next) = bracket.next(target, range, step) else { break };
+        let Some(next) = bracket.next(goal.score, goal.range, goal.step) else { break };
         native = next;
     }
-    best.ok_or_else(|| "no quality was tried".to_owned())
+    Ok(best)
 }
 
 /// Steps of quality for so many points of score.
 #[allow(clippy::cast_possible_truncation, reason = "a score is some hundreds at most")]
 fn by_slope(score: f64, slope: f64) -> f32 {
     (score / slope) as f32
-}
-
-/// The quality whose probe came nearest to what the final would make of it, and how many it took.
-fn probed(
-    encoding: &mut dyn Encoding,
-    judge: &dyn Judge,
-    target: f64,
-    (predicted, slope): (f32, f64),
-    range: (f32, f32),
-) -> Result<(f32, u32), String> {
-    let (step, target) = (encoding.step(), target - encoding.probe_gain());
-    let mut bracket = Bracket::new(slope);
-    let mut best: Option<Tried> = None;
-    let mut native = predicted;
-    for probes in 1..=PROBES_MAX {
-        let Some(file) = encoding.probe(native) else { return Ok((predicted, 0)) };
-        let tried = Tried { native, score: judge.score(&encoding.decoded(&file?)?)? };
-        bracket.add(tried, target);
-        let miss = |tried: &Tried| (tried.score - target).abs();
-        if best.as_ref().is_none_or(|best| miss(&tried) < miss(best)) {
-            best = Some(tried);
-        }
-        let next = bracket.next(target, range, step);
-        match (best, next) {
-            (Some(best), None) => return Ok((best.native, probes)),
-            (Some(best), Some(_)) if miss(&best) <= TOLERANCE * 0.7 => return Ok((best.native, probes)),
-            (_, Some(next)) => native = next,
-            (None, None) => break,
-        }
-    }
-    Ok((best.map_or(predicted, |best| best.native), PROBES_MAX))
 }
 
 fn nearest(native: f32, step: f32, (least, most): (f32, f32)) -> f32 {
@@ -186,8 +195,8 @@ mod tests {
             Ok(score_at(native).to_le_bytes().to_vec())
         }
 
-        fn probe(&mut self, native: f32) -> Option<Result<Vec<u8>, String>> {
-            self.probe_loses.map(|more| Ok((score_at(native) - more).to_le_bytes().to_vec()))
+        fn probe(&mut self, native: f32) -> Result<Option<Vec<u8>>, String> {
+            Ok(self.probe_loses.map(|more| (score_at(native) - more).to_le_bytes().to_vec()))
         }
 
         fn decoded(&self, file: &[u8]) -> Result<Vec<u8>, String> {

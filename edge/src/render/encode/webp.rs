@@ -31,8 +31,8 @@ impl Encoding for Webp<'_> {
     }
 
     /// Half the time.
-    fn probe(&mut self, quality: f32) -> Option<Result<Vec<u8>, String>> {
-        (self.rung == Rung::Final).then(|| self.at(quality, Rung::Quick))
+    fn probe(&mut self, quality: f32) -> Result<Option<Vec<u8>>, String> {
+        self.at(quality, Rung::Quick).map(Some)
     }
 
     fn probe_gain(&self) -> f64 {

@@ -2,23 +2,9 @@
 #![allow(clippy::approx_constant, reason = "weights")]
 
 use super::Table;
-use crate::render::Rung;
-use crate::words::Format;
-
-pub(super) const fn of(format: Format, rung: Rung) -> Option<&'static Table> {
-    Some(match (format, rung) {
-        (Format::Avif, Rung::Quick) => &AVIF_QUICK,
-        (Format::Avif, Rung::Final) => &AVIF_FINAL,
-        (Format::Webp, Rung::Quick) => &WEBP_QUICK,
-        (Format::Webp, Rung::Final) => &WEBP_FINAL,
-        (Format::Jpeg, Rung::Quick) => &JPEG_QUICK,
-        (Format::Jpeg, Rung::Final) => &JPEG_FINAL,
-        (Format::Png, _) => return None,
-    })
-}
 
 #[rustfmt::skip]
-const AVIF_QUICK: Table = [
+pub(super) const AVIF_QUICK: Table = [
     [-18.5132, -0.0450, 0.4653, 0.4008, -10.9891, -8.1041, 1.3307, 6.4005],
     [-11.0696, -0.1910, 0.3266, 0.4090, -13.5943, -9.7619, 1.2943, 6.4571],
     [-3.2618, -0.1058, 0.4536, 0.5006, -13.0229, -13.4405, 0.8691, 6.2330],
@@ -30,7 +16,7 @@ const AVIF_QUICK: Table = [
     [61.0840, -0.0206, -0.0164, 0.0549, -0.1250, -0.2071, 0.0528, 0.0011],
 ];
 #[rustfmt::skip]
-const AVIF_FINAL: Table = [
+pub(super) const AVIF_FINAL: Table = [
     [-19.0941, 0.1379, 0.6790, 0.3294, -9.7609, -9.0664, 1.0268, 6.5429],
     [-11.6146, -0.0323, 0.5097, 0.3642, -12.2020, -9.0113, 0.9670, 6.7900],
     [-2.7517, -0.0615, 0.4508, 0.3366, -14.1465, -11.0612, 0.7620, 6.4355],
@@ -42,7 +28,7 @@ const AVIF_FINAL: Table = [
     [69.0940, -0.4252, -0.4342, 0.0061, -5.1520, -2.0622, 0.2806, -1.1757],
 ];
 #[rustfmt::skip]
-const WEBP_QUICK: Table = [
+pub(super) const WEBP_QUICK: Table = [
     [-26.3652, 0.1126, 0.5149, 0.7039, -7.5488, -7.9562, 1.1574, 7.6447],
     [-48.7793, 0.3275, 0.8977, 1.0101, -8.7603, -21.2913, 1.9145, 11.2400],
     [-47.6137, 0.0471, 1.0250, 0.7594, -15.3486, -19.9237, 2.3176, 14.0941],
@@ -54,7 +40,7 @@ const WEBP_QUICK: Table = [
     [98.0000, 0.0000, -0.0000, -0.0000, -0.0000, 0.0000, 0.0000, 0.0000],
 ];
 #[rustfmt::skip]
-const WEBP_FINAL: Table = [
+pub(super) const WEBP_FINAL: Table = [
     [-38.7674, 0.1572, 0.5701, 0.7725, -6.8822, -10.1398, 1.7835, 7.7265],
     [-58.7739, 0.4864, 1.1441, 0.9829, -9.8768, -27.7756, 2.3545, 11.9695],
     [-60.4282, 0.2462, 1.3582, 0.6618, -18.3785, -30.1005, 2.7618, 17.3013],
@@ -66,7 +52,7 @@ const WEBP_FINAL: Table = [
     [98.0000, 0.0000, -0.0000, -0.0000, -0.0000, 0.0000, 0.0000, 0.0000],
 ];
 #[rustfmt::skip]
-const JPEG_QUICK: Table = [
+pub(super) const JPEG_QUICK: Table = [
     [3.2618, -0.5531, -0.1389, 0.1951, -6.6382, 0.6590, 0.9058, 4.9168],
     [7.5354, -0.5791, -0.1669, 0.3087, -7.4545, 0.7569, 0.7834, 5.4972],
     [9.4567, -0.7462, -0.1957, 0.2649, -11.2536, 1.7851, 1.0739, 6.3463],
@@ -78,7 +64,7 @@ const JPEG_QUICK: Table = [
     [90.4381, 0.0732, 0.0823, 0.1472, 1.2904, 0.6792, 0.1781, 0.5339],
 ];
 #[rustfmt::skip]
-const JPEG_FINAL: Table = [
+pub(super) const JPEG_FINAL: Table = [
     [3.2618, -0.5531, -0.1389, 0.1951, -6.6382, 0.6590, 0.9058, 4.9168],
     [7.5354, -0.5791, -0.1669, 0.3087, -7.4545, 0.7569, 0.7834, 5.4972],
     [9.4567, -0.7462, -0.1957, 0.2649, -11.2536, 1.7851, 1.0739, 6.3463],

@@ -20,16 +20,12 @@ pub(in crate::render::encode) struct Aom<'r> {
 }
 
 impl<'r> Aom<'r> {
-    /// A final keeps all of its chroma: at equal score that takes no more bytes than halving it, and the watermark, which is a wave of colour,
-    /// does not survive halving in every picture. A quick file, which the final replaces, has no time for it.
+    /// A final keeps all of its chroma: on the corpus that takes no more bytes at equal score than halving it, and the watermark, which is a wave
+    /// of colour, does not survive halving in every picture. A quick file, which the final replaces, has no time for it.
     pub(in crate::render::encode) fn new(raster: &'r Raster, rung: Rung) -> Result<Self, String> {
-        let chroma = match rung {
-            Rung::Quick => Chroma::Half,
-            Rung::Final => Chroma::Full,
-        };
-        let depth = match rung {
-            Rung::Quick => Depth::Eight,
-            Rung::Final => Depth::Ten,
+        let (depth, chroma) = match rung {
+            Rung::Quick => (Depth::Eight, Chroma::Half),
+            Rung::Final => (Depth::Ten, Chroma::Full),
         };
         let size_px = (raster.width_px, raster.height_px);
         let picture = Picture::new(size_px, depth, chroma, planes(raster, depth.bits(), chroma == Chroma::Half));
@@ -62,8 +58,8 @@ impl Encoding for Aom<'_> {
     }
 
     /// A sixth of the final's time.
-    fn probe(&mut self, quality: f32) -> Option<Result<Vec<u8>, String>> {
-        (self.rung == Rung::Final).then(|| self.at(PROBE_SPEED, quality))
+    fn probe(&mut self, quality: f32) -> Result<Option<Vec<u8>>, String> {
+        self.at(PROBE_SPEED, quality).map(Some)
     }
 
     fn probe_gain(&self) -> f64 {
