@@ -170,19 +170,11 @@ impl Rig {
     /// # Errors
     /// When it does not start.
     pub async fn start_edge(&mut self) -> anyhow::Result<()> {
-        let mut config = Config::default();
+        let (http, https, admin) = (ReservedPort::new()?, ReservedPort::new()?, ReservedPort::new()?);
+        let mut config = self.edge_config("edge", http.address());
         if self.plan.tls == Tls::On {
             config.listen.tls = Some(self.certificate()?);
         }
-        let (http, https, admin) = (ReservedPort::new()?, ReservedPort::new()?, ReservedPort::new()?);
-        config.serve.public_url = format!("http://{}", http.address());
-        config.campaigns.campaigns_dir = self.dir.path().join("campaigns");
-        config.campaigns.prompts_dir = self.dir.path().join("prompts");
-        config.cache.disk_dir = self.dir.path().join("edge");
-        config.origin.nodes = vec![format!("http://{}", self.node())];
-        config.origin.probe_interval_ms = 100;
-        // Tests share their machine with compilers: threads of a lower priority would come last.
-        config.render.nice = 0;
         (self.plan.edge)(&mut config);
         (self.change.0)(&mut config);
         let listen = async |port: &ReservedPort| TcpListener::bind(port.address()).await;
@@ -201,6 +193,22 @@ impl Rig {
         .await?;
         self.edge = started;
         Ok(())
+    }
+
+    /// What every edge of the rig begins with.
+    fn edge_config(&self, name: &str, address: SocketAddr) -> Config {
+        let mut config = Config::default();
+        config.serve.public_url = format!("http://{address}");
+        config.campaigns.campaigns_dir = self.dir.path().join("campaigns");
+        config.campaigns.prompts_dir = self.dir.path().join("prompts");
+        config.cache.disk_dir = self.dir.path().join(name);
+        config.origin.nodes = vec![format!("http://{}", self.node())];
+        config.origin.probe_interval_ms = 100;
+        // Tests share their machine with compilers: threads of a lower priority would come last, and encoders that are
+        // not optimised would have the pool refuse what a real machine renders.
+        config.render.nice = 0;
+        config.render.queue_delay_target_ms = 3_600_000;
+        config
     }
 
     /// Another edge with the same campaigns and node and a folder of its own, as `change` leaves its configuration.
@@ -223,14 +231,7 @@ impl Rig {
         name: &str,
         change: impl FnOnce(&mut Config),
     ) -> anyhow::Result<Edge> {
-        let mut config = Config::default();
-        config.serve.public_url = format!("http://{}", sockets.http[0].local_addr()?);
-        config.campaigns.campaigns_dir = self.dir.path().join("campaigns");
-        config.campaigns.prompts_dir = self.dir.path().join("prompts");
-        config.cache.disk_dir = self.dir.path().join(name);
-        config.origin.nodes = vec![format!("http://{}", self.node())];
-        config.origin.probe_interval_ms = 100;
-        config.render.nice = 0;
+        let mut config = self.edge_config(name, sockets.http[0].local_addr()?);
         (self.plan.edge)(&mut config);
         change(&mut config);
         Edge::start(config, sockets).await
