@@ -1,13 +1,14 @@
 //! What every encoder makes of the pictures of a folder, as CSV: for the tables of `render/quality` and the frontier of docs/encoders.md.
 //!
 //! ```text
-//! encoder_curves curves FOLDER WIDTHS [EVERY] > CSV   each native quality: bytes, score, processor time, features
-//! encoder_curves judge FOLDER WIDTHS [EVERY] > CSV    what `q` gives: score, encodes, bytes
-//! encoder_curves pictures FOLDER WIDTHS TO [EVERY]    the scaled pictures that the encoders get, as PNG, for peers
-//! encoder_curves score FOLDER > CSV                   what peers made of those: NAME@WIDTH@PEER@QUALITY@MS.avif with .decoded.png
+//! encoder_curves curves FOLDER WIDTHS EVERY [KINDS] > CSV   each native quality: bytes, score, processor time, features
+//! encoder_curves judge FOLDER WIDTHS EVERY [KINDS] > CSV    what `q` gives: score, encodes, bytes
+//! encoder_curves pictures FOLDER WIDTHS EVERY TO            the scaled pictures that the encoders get, as PNG, for peers
+//! encoder_curves score FOLDER > CSV                         what peers made of those: NAME@WIDTH@PEER@QUALITY@MS.avif with .decoded.png
 //! ```
 //!
-//! FOLDER holds PNG files (`loadtest/bench/render/corpus.py` makes them); WIDTHS are such as `320,640`; of every EVERY pictures one is taken.
+//! FOLDER holds PNG files (`loadtest/bench/render/corpus.py` makes them); WIDTHS are such as `320,640`; of every EVERY pictures one is taken. KINDS are such as
+//! `avif-final,webp-quick`: an encoder and a rung; all of them without.
 //! Two threads; times are the thread's own, so that they mean the same on a busy machine.
 
 #[path = "../tests/clock/mod.rs"]
@@ -30,6 +31,33 @@ const FORMATS: [Format; 3] = [Format::Avif, Format::Webp, Format::Jpeg];
 const GRID: [f32; 9] = [0.06, 0.2, 0.35, 0.48, 0.6, 0.7, 0.8, 0.9, 0.98];
 const TARGETS: [u8; 4] = [50, 60, 70, 80];
 
+/// An encoder and a rung of it.
+#[derive(Clone, Copy)]
+struct Kind {
+    format: Format,
+    rung: Rung,
+}
+
+impl Kind {
+    /// Those that are named; all without names.
+    fn chosen(names: Option<&str>) -> anyhow::Result<Vec<Self>> {
+        let all: Vec<Self> =
+            FORMATS.into_iter().flat_map(|format| Rung::ALL.map(|rung| Self { format, rung })).collect();
+        let Some(names) = names else { return Ok(all) };
+        let named = |name: &str| all.iter().copied().find(|kind| kind.name() == name);
+        names.split(',').map(|name| named(name).with_context(|| format!("there is no `{name}`"))).collect()
+    }
+
+    fn name(self) -> String {
+        let encoder = match self.format {
+            // Another encoder, with another scale.
+            Format::Avif if !cfg!(feature = "aom") => "ravif",
+            format => format.as_str(),
+        };
+        format!("{encoder}-{}", self.rung.as_str())
+    }
+}
+
 struct Picture {
     name: String,
     raster: Raster,
@@ -42,15 +70,15 @@ fn main() -> anyhow::Result<()> {
     {
         return score(Path::new(folder));
     }
-    let [mode, folder, widths, rest @ ..] = arguments.as_slice() else {
-        anyhow::bail!("encoder_curves curves|judge|pictures|score FOLDER WIDTHS [TO] [EVERY]");
+    let [mode, folder, widths, every, rest @ ..] = arguments.as_slice() else {
+        anyhow::bail!("encoder_curves curves|judge|pictures|score FOLDER WIDTHS EVERY [TO|KINDS]");
     };
     let widths: Vec<u32> = widths.split(',').map(str::parse).collect::<Result<_, _>>()?;
-    let every = rest.last().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let files = files(Path::new(folder), every)?;
+    let files = files(Path::new(folder), every.parse().context("EVERY is a number")?)?;
+    let kinds = Kind::chosen(rest.first().map(String::as_str))?;
     match mode.as_str() {
-        "curves" => each(&files, &widths, curves),
-        "judge" => each(&files, &widths, judge),
+        "curves" => each(&files, &widths, |picture| curves(picture, &kinds)),
+        "judge" => each(&files, &widths, |picture| judge(picture, &kinds)),
         "pictures" => {
             let to = PathBuf::from(rest.first().context("name the folder to write to")?);
             std::fs::create_dir_all(&to)?;
@@ -98,10 +126,11 @@ fn each(
     })
 }
 
-fn curves(picture: &Picture) -> anyhow::Result<String> {
+fn curves(picture: &Picture, kinds: &[Kind]) -> anyhow::Result<String> {
     let mut lines = String::new();
     let features: Vec<String> = features(&picture.raster).iter().map(|feature| format!("{feature:.5}")).collect();
-    for (format, rung) in FORMATS.into_iter().flat_map(|format| Rung::ALL.map(|rung| (format, rung))) {
+    for &kind in kinds {
+        let Kind { format, rung } = kind;
         let (low, high) = quality::native_range(format);
         for share in GRID {
             let native = (low + (high - low) * share).round();
@@ -111,9 +140,8 @@ fn curves(picture: &Picture) -> anyhow::Result<String> {
             let (name, width_px) = (&picture.name, picture.raster.width_px);
             let (bytes, score) = (found.file.len(), found.score.unwrap_or(f64::NAN));
             lines += &format!(
-                "{name},{width_px},{}-{},{native},{bytes},{spent_ms:.1},{score},{}\n",
-                format.as_str(),
-                rung.as_str(),
+                "{name},{width_px},{},{native},{bytes},{spent_ms:.1},{score},{}\n",
+                kind.name(),
                 features.join(",")
             );
         }
@@ -121,9 +149,10 @@ fn curves(picture: &Picture) -> anyhow::Result<String> {
     Ok(lines)
 }
 
-fn judge(picture: &Picture) -> anyhow::Result<String> {
+fn judge(picture: &Picture, kinds: &[Kind]) -> anyhow::Result<String> {
     let mut lines = String::new();
-    for (format, rung) in FORMATS.into_iter().flat_map(|format| Rung::ALL.map(|rung| (format, rung))) {
+    for &kind in kinds {
+        let Kind { format, rung } = kind;
         for target in TARGETS {
             let target_quality = Quality::new(target).context("a quality")?;
             let before = thread_cpu_ms();
@@ -136,9 +165,8 @@ fn judge(picture: &Picture) -> anyhow::Result<String> {
             };
             let (name, width_px) = (&picture.name, picture.raster.width_px);
             lines += &format!(
-                "{name},{width_px},{}-{},{target},{},{spent_ms:.1},{score},{native},{encodes},{probes}\n",
-                format.as_str(),
-                rung.as_str(),
+                "{name},{width_px},{},{target},{},{spent_ms:.1},{score},{native},{encodes},{probes}\n",
+                kind.name(),
                 file.len()
             );
         }

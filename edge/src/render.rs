@@ -14,6 +14,7 @@ mod file;
 mod finish;
 pub mod layers;
 mod limit;
+mod load;
 mod look;
 mod metrics;
 mod original;
@@ -47,6 +48,7 @@ use encode::Source;
 pub use encode::{EncodeError, Found, TOLERANCE, encode, encode_native, features};
 pub use file::least_bytes;
 pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
+pub use load::Load;
 pub use look::{CUBE_BYTES_MAX, Cube, CubeError, Grain, Look, Sharpen};
 pub use metrics::RenderMetrics;
 pub use original::{
@@ -95,6 +97,8 @@ impl Quality {
 /// How far an encode went; ordered, the better the greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rung {
+    /// Encoded while the reader waits and the pool is far behind: sooner than a quick one, in more bytes.
+    Hurried,
     /// Encoded while the reader waits.
     Quick,
     /// Encoded in the background for fewer bytes at the same quality.
@@ -102,11 +106,12 @@ pub enum Rung {
 }
 
 impl Rung {
-    pub const ALL: [Self; 2] = [Self::Quick, Self::Final];
+    pub const ALL: [Self; 3] = [Self::Hurried, Self::Quick, Self::Final];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Hurried => "hurried",
             Self::Quick => "quick",
             Self::Final => "final",
         }
@@ -316,8 +321,12 @@ impl RenderConfig {
 
     /// The rung a reader who waits gets first.
     #[must_use]
-    pub fn first_rung(&self, spec: &RenditionSpec) -> Rung {
-        if spec.area_px() <= self.final_inline_px_max { Rung::Final } else { Rung::Quick }
+    pub const fn first_rung(&self, spec: &RenditionSpec, load: Load) -> Rung {
+        match load {
+            Load::Light if spec.area_px() <= self.final_inline_px_max => Rung::Final,
+            Load::Light | Load::Heavy => Rung::Quick,
+            Load::Extreme => Rung::Hurried,
+        }
     }
 
     fn thread_count(&self) -> usize {

@@ -129,8 +129,11 @@ impl Drive {
 
 async fn send(drive: Drive, line: Arc<Lines>, pacer: Arc<Pacer>, tally: Arc<Mutex<Tally>>) -> anyhow::Result<()> {
     while let Some((index, due)) = pacer.next().await {
-        if drive.patience.is_some_and(|patience| due.elapsed() > patience) {
-            tally.lock().unwrap_or_else(PoisonError::into_inner).abandon();
+        if let Some(patience) = drive.patience
+            && due.elapsed() > patience
+        {
+            let later = pacer.give_up(patience).await;
+            tally.lock().unwrap_or_else(PoisonError::into_inner).abandon(1 + later);
             continue;
         }
         let number = drive.first + index;

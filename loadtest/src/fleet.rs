@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use crate::args::Rendering;
 use crate::fetch::{self, Fetched};
 use crate::plan::Servers;
-use crate::process::Process;
+use crate::process::{self, Process};
 
 const READY_MAX: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
@@ -205,6 +205,14 @@ impl Edge {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
         let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
         Ok(kib * 1024)
+    }
+
+    /// Processor time it has taken so far, of all its threads.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn cpu(&self) -> anyhow::Result<Duration> {
+        process::cpu(&self.process.id()?.to_string())
     }
 
     /// One answer to a path.

@@ -12,6 +12,9 @@ const START_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
+/// Ticks a second that Linux counts a process's time in towards programs, on every processor Rust supports std on.
+const USER_HZ: u64 = 100;
+
 /// A program, how it was started, and where it writes.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -19,6 +22,15 @@ pub(crate) struct Process {
     arguments: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
+}
+
+/// Processor time of a process and all its threads, by its number or `self`: `utime` and `stime` of proc(5).
+pub(crate) fn cpu(process: &str) -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The program's name may hold spaces and parentheses; what follows the last one does not.
+    let (_, fields) = stat.rsplit_once(") ").context("the fields of `stat`")?;
+    let ticks: u64 = fields.split(' ').skip(11).take(2).map(str::parse::<u64>).sum::<Result<_, _>>()?;
+    Ok(Duration::from_millis(ticks * (1000 / USER_HZ)))
 }
 
 impl Process {

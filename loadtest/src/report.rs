@@ -188,9 +188,9 @@ impl Tally {
         Ok(())
     }
 
-    /// Counts a request that was given up before it was sent.
-    pub fn abandon(&mut self) {
-        self.abandoned += 1;
+    /// Counts requests that were given up before they were sent.
+    pub fn abandon(&mut self, requests: u64) {
+        self.abandoned += requests;
     }
 
     /// Notes a body by a hash of its bytes, to tell whether all clients got the same one.

@@ -14,6 +14,9 @@ pub struct Schedule {
     requests: u64,
 }
 
+/// Of requests that are given up together: far below what a semaphore can count.
+const PERMITS_AT_ONCE: u64 = 1 << 20;
+
 /// Wakes senders as requests fall due, and hands each request out once.
 ///
 /// A thread of its own does the waiting, because a runtime's timer wakes to the millisecond only, which at thousands
@@ -88,6 +91,24 @@ impl Pacer {
         self.due.acquire().await.ok()?.forget();
         Some((index, self.schedule.due(index)))
     }
+
+    /// Leaves out all requests that were due longer than `patience` ago and were not handed out, and says how many. In one step: a
+    /// generator that looks at each would spend on them what the server it shares a machine with could have answered.
+    pub async fn give_up(&self, patience: Duration) -> u64 {
+        let Some(then) = Instant::now().checked_sub(patience) else { return 0 };
+        let late = self.schedule.due_by(then);
+        let before = self.next.fetch_max(late, Ordering::Relaxed);
+        let mut left = late.saturating_sub(before);
+        let given_up = left;
+        while left > 0 {
+            let step = left.min(PERMITS_AT_ONCE);
+            // They were due, so their permits are there, or will be as soon as the clock's thread gets to run.
+            let Ok(permits) = self.due.acquire_many(step as u32).await else { break };
+            permits.forget();
+            left -= step;
+        }
+        given_up
+    }
 }
 
 impl Drop for Pacer {
@@ -130,5 +151,18 @@ mod tests {
             seen += 1;
         }
         assert_eq!(seen, 100);
+    }
+
+    #[tokio::test]
+    async fn what_waited_too_long_is_given_up_at_once_and_counted_once() {
+        let start = Instant::now();
+        let schedule = Schedule::new(start, 10_000, Duration::from_millis(200));
+        let pacer = Pacer::start(schedule).expect("a thread");
+        std::thread::sleep(Duration::from_millis(250));
+        let (first, _) = pacer.next().await.expect("a request");
+        assert_eq!((first, pacer.give_up(Duration::from_secs(3600)).await), (0, 0), "nothing is that late");
+        let given_up = pacer.give_up(Duration::ZERO).await;
+        assert_eq!(given_up, 1_999, "all that are due but the one that was handed out");
+        assert_eq!((pacer.give_up(Duration::ZERO).await, pacer.next().await.is_none()), (0, true));
     }
 }

@@ -203,9 +203,10 @@ fn placement_of(code: u8) -> Option<Placement> {
     Placement::ALL.into_iter().find(|placement| placement_code(*placement) == code)
 }
 
-/// 3 since a final AVIF may be larger than the WebP of the same picture.
+/// 3 since a final AVIF may be larger than the WebP of the same picture, 4 since a quick one may be hurried.
 const fn rung_code(rendition: &Rendition) -> u8 {
     match (rendition.rung, rendition.smaller_as) {
+        (Rung::Hurried, _) => 4,
         (Rung::Quick, _) => 1,
         (Rung::Final, Some(Format::Webp)) => 3,
         (Rung::Final, _) => 2,
@@ -217,6 +218,7 @@ const fn rung_of(code: u8) -> Option<(Rung, Option<Format>)> {
         1 => Some((Rung::Quick, None)),
         2 => Some((Rung::Final, None)),
         3 => Some((Rung::Final, Some(Format::Webp))),
+        4 => Some((Rung::Hurried, None)),
         _ => None,
     }
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::signing_keys;
 use crate::campaign::Catalog;
 use crate::config::Config;
-use crate::render::Rung;
+use crate::render::{Load, Rung};
 use crate::request::{ImageRequest, MARKUP_PATH_PREFIX, MarkupRequest, Signable, Target};
 use crate::resolve::explain::{ExplainedRecipe, ExplainedVariant};
 use crate::resolve::{Described, Explanation, Negotiation, Resolution, resolve};
@@ -74,7 +74,7 @@ fn explained(catalog: &Catalog, keys: Option<&SigningKeys>, config: &Config, arg
     let freshness = trace.outcome.as_ref().ok().map(|Resolution { resolved, want }| {
         let recall = if resolved.campaign.policy.is_recallable { Recall::Recallable } else { Recall::Never };
         let lifetime = |rung| Lifetime::new(Freshness::of(rung, recall, Pin::None), resolved.grant.left_s());
-        (lifetime(config.render.first_rung(&want.spec)), lifetime(Rung::Final))
+        (lifetime(config.render.first_rung(&want.spec, Load::Light)), lifetime(Rung::Final))
     });
     Explained { explanation: Explanation::of(&args.url, &trace), negotiation: trace.factors.negotiation(), freshness }
 }

@@ -18,7 +18,7 @@ use crate::cache::{Binding, FlightError, Insertion, Lineage, Rendition, Renditio
 use crate::campaign::Tags;
 use crate::governance::{Subject, Verdict};
 use crate::origin::OriginError;
-use crate::render::{Finish, Precedence, RenderJob, RenditionSpec, Rung};
+use crate::render::{Finish, Load, Precedence, RenderJob, RenditionSpec, Rung};
 use crate::words::{FillTimings, LayersTiming, Moment, Outcome};
 
 /// A rendition and how it was come by.
@@ -160,6 +160,8 @@ impl Fill {
         let (decoded, binding) = self.masters.master_of(want, &bound.binding, precedence).await?;
         let started = Instant::now();
         let cut = Cut::of(want, &binding);
+        // The pool may have fallen behind meanwhile.
+        let rung = rung.min(self.first_rung(&want.spec));
         let how = Rendering { rung, precedence, generation };
         let Rendered { rendition, cpu, layers } = self.render(cut, &decoded, how).await?;
         self.keep(cut, &rendition);
@@ -176,9 +178,9 @@ impl Fill {
 
     /// Time for what a reader's request will cause: the first rung, and the final one behind it.
     fn reserve(&self, payer: &Payer, want: &Want, rung: Rung) -> Result<RenderCharge, OverBudget> {
-        let rungs = Rung::ALL.into_iter().filter(|each| *each >= rung);
-        let estimate = rungs.map(|rung| self.pool.costs.estimate(&want.spec, rung)).sum();
-        self.budgets.reserve(payer, estimate)
+        let cost = |rung| self.pool.costs.estimate(&want.spec, rung);
+        let behind = if rung == Rung::Final { Duration::ZERO } else { cost(Rung::Final) };
+        self.budgets.reserve(payer, cost(rung) + behind)
     }
 
     /// The previous picture in the wanted cut: from disk, or from its master if that is on this machine.
@@ -211,7 +213,8 @@ impl Fill {
             return Ok(Filled::found(rendition, tier.into()));
         }
         // No manifest of it is kept: what it was made from is not known any more.
-        let rung = if cut.finish.is_signed() { Rung::Quick } else { self.first_rung(&want.spec) };
+        let rung = self.first_rung(&want.spec);
+        let rung = if cut.finish.is_signed() { rung.min(Rung::Quick) } else { rung };
         let mut charge = self.budgets.reserve(payer, self.pool.costs.estimate(&want.spec, rung))?;
         let precedence = Precedence { urgency: want.urgency, owner: Some(payer.id) };
         let id = cut.master;
@@ -255,7 +258,8 @@ impl Fill {
 
     /// The rung a reader who waits gets first.
     fn first_rung(&self, spec: &RenditionSpec) -> Rung {
-        if self.credentials.is_slow() { Rung::Quick } else { self.render_config.first_rung(spec) }
+        let load = if self.credentials.is_slow() { Load::Heavy } else { Load::Light };
+        self.render_config.first_rung(spec, load.max(self.pool.load()))
     }
 
     /// Into memory now and into the tiers behind it without a wait, unless it has been purged meanwhile.

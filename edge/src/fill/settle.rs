@@ -33,7 +33,7 @@ pub struct KeptPicture {
 
 impl Fill {
     /// Encodes the final rung behind a quick one, least urgent of all and once per key at a time. When there is
-    /// no room for it now, a reader of the quick one asks again after [`IMPROVEMENT_PAUSE`].
+    /// no room for it now, or the pool is behind, a reader of the quick one asks again after [`IMPROVEMENT_PAUSE`].
     pub fn improve(self: &Arc<Self>, current: &Rendition, want: &Want) {
         self.improve_for(current, want, None);
     }
@@ -50,6 +50,9 @@ impl Fill {
             && !self.finals.is_flying(&Cut::of(want, &binding).key())
         {
             charge.keep();
+        }
+        if self.pool.puts_off_finals() {
+            return;
         }
         // It is cut from the same master, so it is as old.
         let _ = self.finish(want, binding, current.generation, charge);

@@ -130,7 +130,7 @@ pub struct Credentials {
     metrics: CredentialMetrics,
 }
 
-/// Which manifest: of a rendition's quick or of its final rung.
+/// Which manifest: of which rung of a rendition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ManifestName {
     key: RenditionKey,
@@ -294,7 +294,7 @@ impl Credentials {
     /// A manifest that is beside its rendition.
     pub(crate) async fn manifest(&self, name: ManifestName) -> Option<Bytes> {
         match name.rung {
-            Rung::Quick => self.passing.get(&name),
+            Rung::Hurried | Rung::Quick => self.passing.get(&name),
             Rung::Final => {
                 // Without a turn it is looked for on this device only.
                 let look = self.fleet_looks.try_acquire();
@@ -364,7 +364,7 @@ impl Credentials {
         let draft = Arc::new(draft);
         let ours = self.sign(Arc::clone(&draft)).await?;
         self.metrics.count(Outcome::Signed);
-        if draft.name.rung == Rung::Quick {
+        if draft.name.rung != Rung::Final {
             if draft.placement == Placement::Beside {
                 self.passing.insert(draft.name, Bytes::copy_from_slice(ours.as_bytes()));
             }

@@ -23,6 +23,8 @@ pub struct RenderMetrics {
     pub(super) pending_jobs: IntGauge,
     pub(super) pending_jobs_limit: IntGauge,
     pub(super) running_jobs: IntGauge,
+    pub(super) load: IntGauge,
+    pub(super) finals_put_off: IntCounter,
     pub(super) rejected_jobs: IntCounterVec,
     pub(super) skipped_jobs: IntCounter,
     pub(super) panicked_jobs: IntCounter,
@@ -79,6 +81,14 @@ impl RenderMetrics {
                 "Render jobs that may wait at present, by how long they have waited lately",
             )?,
             running_jobs: IntGauge::new("bildkante_edge_render_running_jobs", "Render jobs on a thread")?,
+            load: IntGauge::new(
+                "bildkante_edge_render_load",
+                "How far the render pool is behind: 0 not at all, 1 final rungs are put off, 2 quick rungs are hurried",
+            )?,
+            finals_put_off: IntCounter::new(
+                "bildkante_edge_finals_put_off_total",
+                "Final rungs not begun behind a reader because the render pool was behind",
+            )?,
             rejected_jobs: IntCounterVec::new(rejected, &["reason"])?,
             skipped_jobs: IntCounter::new(
                 "bildkante_edge_render_skipped_jobs_total",
@@ -112,6 +122,8 @@ impl RenderMetrics {
         registry.register(Box::new(metrics.pending_jobs.clone()))?;
         registry.register(Box::new(metrics.pending_jobs_limit.clone()))?;
         registry.register(Box::new(metrics.running_jobs.clone()))?;
+        registry.register(Box::new(metrics.load.clone()))?;
+        registry.register(Box::new(metrics.finals_put_off.clone()))?;
         registry.register(Box::new(metrics.rejected_jobs.clone()))?;
         registry.register(Box::new(metrics.skipped_jobs.clone()))?;
         registry.register(Box::new(metrics.panicked_jobs.clone()))?;

@@ -13,7 +13,8 @@
 //! Less urgent jobs can wait for as long as more urgent ones keep all threads busy: urgency is strict on purpose.
 //!
 //! Hits never wait behind misses: the threads run at a lower priority than those that answer (`nice`, which on Linux is
-//! a thread's own), and how many jobs may wait adapts to how long they do (see `limit`).
+//! a thread's own), and how many jobs may wait adapts to how long they do (see `limit`). Before any is refused the pool says that
+//! it is behind, and its callers ask for less (see `load`).
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -30,6 +31,7 @@ use thread_priority::{
 use tokio::sync::{oneshot, watch};
 
 use super::limit::QueueLimit;
+use super::load::{Delay, Load};
 use super::{
     Costs, Encoded, RenderConfig, RenderError, RenderJob, RenderMetrics, RenderScheduling, panic_text, render,
 };
@@ -106,7 +108,7 @@ impl RenderPool {
         let limit = QueueLimit::new(threads, config.pending_jobs_max, delay_target);
         metrics.pending_jobs_limit.set(i64::try_from(limit.jobs()).unwrap_or(i64::MAX));
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::new(limit)),
+            state: Mutex::new(State::new(limit, Delay::new(delay_target, Instant::now()))),
             wake: Condvar::new(),
             scheduling: config.scheduling,
             nice: config.nice,
@@ -176,6 +178,22 @@ impl RenderPool {
         Ok((encoded, cpu))
     }
 
+    /// How far it is behind with what readers wait for.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        let load = self.shared.state.lock().load(Instant::now());
+        self.shared.metrics.load.set(load as i64);
+        load
+    }
+
+    /// Whether a final rung behind a reader is to be asked for later, and counts it if so.
+    #[must_use]
+    pub fn puts_off_finals(&self) -> bool {
+        let is_behind = self.load() > Load::Light;
+        self.shared.metrics.finals_put_off.inc_by(is_behind.into());
+        is_behind
+    }
+
     /// Jobs waiting for a thread. A job whose caller is gone counts until a thread meets it.
     #[must_use]
     pub fn pending(&self) -> usize {
@@ -225,6 +243,7 @@ struct State {
     arrivals: u64,
     is_closed: bool,
     limit: QueueLimit,
+    delay: Delay,
 }
 
 /// When a job is started.
@@ -249,7 +268,7 @@ struct Backlog {
 }
 
 impl State {
-    fn new(limit: QueueLimit) -> Self {
+    fn new(limit: QueueLimit, delay: Delay) -> Self {
         Self {
             waiting: BTreeMap::new(),
             backlogs: HashMap::new(),
@@ -257,7 +276,14 @@ impl State {
             arrivals: 0,
             is_closed: false,
             limit,
+            delay,
         }
+    }
+
+    /// By what jobs have waited of late, and by the next one a reader waits for, which may have waited for longer.
+    fn load(&self, now: Instant) -> Load {
+        let next = self.waiting.first_key_value().filter(|(turn, _)| turn.urgency != Urgency::LEAST);
+        self.delay.load(next.map_or(Duration::ZERO, |(_, next)| next.job.waited()), now)
     }
 
     /// The turn of a job that comes now.
@@ -405,8 +431,9 @@ impl Shared {
                 if job.is_wanted() {
                     // No reader waits for the least urgent jobs: how long they wait says nothing.
                     if urgency != Urgency::LEAST {
-                        let waiting = state.waiting.len();
-                        state.limit.observe(job.waited(), waiting, Instant::now());
+                        let (waiting, waited, now) = (state.waiting.len(), job.waited(), Instant::now());
+                        state.limit.observe(waited, waiting, now);
+                        state.delay.observe(waited, now);
                         let limit = i64::try_from(state.limit.jobs()).unwrap_or(i64::MAX);
                         self.metrics.pending_jobs_limit.set(limit);
                     }
@@ -605,6 +632,31 @@ mod tests {
         plug_one.release.send(()).expect("the plug listens");
         assert_eq!(waits.await.expect("no panic"), Ok(()));
         assert_eq!(metrics.pending_jobs_limit.get(), 1, "as many as there are threads, at least");
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_is_behind_with_what_readers_wait_for_says_so() {
+        let metrics = RenderMetrics::new(&Registry::new()).expect("an empty registry");
+        let config =
+            RenderConfig { threads: 1, pending_jobs_max: 8, queue_delay_target_ms: 1000, ..RenderConfig::default() };
+        let pool = Arc::new(RenderPool::start(&config, metrics.clone()).expect("threads"));
+        let plug_one = plug(&pool).await;
+        let behind = enqueue(&pool, Urgency::LEAST, || ()).await;
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!((pool.load(), pool.puts_off_finals()), (Load::Light, false), "no reader waits");
+        let reader = enqueue(&pool, urgency(3), || ()).await;
+        while pool.load() < Load::Extreme {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(pool.puts_off_finals(), "a reader waits for half of the target");
+        assert_eq!((metrics.load.get(), metrics.finals_put_off.get()), (2, 1));
+        plug_one.release.send(()).expect("the plug listens");
+        for job in [reader, behind] {
+            assert_eq!(job.await.expect("no panic"), Ok(()));
+        }
+        while pool.load() > Load::Light {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     #[tokio::test]

@@ -47,14 +47,32 @@ pub(super) fn predicted(quality: Quality, format: Format, rung: Rung, features: 
 /// PNG is lossless and has none.
 const fn table(format: Format, rung: Rung) -> Option<&'static Table> {
     Some(match (format, rung) {
-        (Format::Avif, Rung::Quick) => &tables::AVIF_QUICK,
-        (Format::Avif, Rung::Final) => &tables::AVIF_FINAL,
+        (Format::Avif, _) => avif_table(rung),
+        (Format::Webp, Rung::Hurried) => &tables::WEBP_HURRIED,
         (Format::Webp, Rung::Quick) => &tables::WEBP_QUICK,
         (Format::Webp, Rung::Final) => &tables::WEBP_FINAL,
-        (Format::Jpeg, Rung::Quick) => &tables::JPEG_QUICK,
+        (Format::Jpeg, Rung::Hurried | Rung::Quick) => &tables::JPEG_QUICK,
         (Format::Jpeg, Rung::Final) => &tables::JPEG_FINAL,
         (Format::Png, _) => return None,
     })
+}
+
+#[cfg(feature = "aom")]
+const fn avif_table(rung: Rung) -> &'static Table {
+    match rung {
+        Rung::Hurried => &tables::AVIF_HURRIED,
+        Rung::Quick => &tables::AVIF_QUICK,
+        Rung::Final => &tables::AVIF_FINAL,
+    }
+}
+
+/// ravif's scale is another one than libaom's.
+#[cfg(not(feature = "aom"))]
+const fn avif_table(rung: Rung) -> &'static Table {
+    match rung {
+        Rung::Hurried | Rung::Quick => &tables::RAVIF_QUICK,
+        Rung::Final => &tables::RAVIF_FINAL,
+    }
 }
 
 /// Lowest and highest native quality an encoder takes.

@@ -44,7 +44,7 @@ impl Freshness {
     #[must_use]
     pub(crate) const fn of(rung: Rung, recall: Recall, pin: Pin) -> Self {
         match (rung, recall, pin) {
-            (Rung::Quick, _, _) => Self::Quick,
+            (Rung::Hurried | Rung::Quick, _, _) => Self::Quick,
             (Rung::Final, Recall::Recallable, _) => Self::Recallable,
             (Rung::Final, Recall::ByPurger, _) => Self::Purgeable,
             (Rung::Final, Recall::Never, Pin::Current) => Self::Immutable,

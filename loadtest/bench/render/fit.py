@@ -15,6 +15,10 @@ import numpy as np
 
 ANCHORS = [20, 30, 40, 50, 60, 70, 80, 90, 95]
 FEATURES = 8
+KINDS = [
+    "avif-hurried", "avif-quick", "avif-final", "ravif-quick", "ravif-final",
+    "webp-hurried", "webp-quick", "webp-final", "jpeg-quick", "jpeg-final",
+]
 # Against weights that only fit the noise of some dozens of pictures.
 RIDGE = 0.05
 
@@ -82,8 +86,13 @@ def main():
 
 use super::Table;
 ''')
-    for kind in ("avif-quick", "avif-final", "webp-quick", "webp-final", "jpeg-quick", "jpeg-final"):
+    for kind in KINDS:
         name = kind.upper().replace("-", "_")
+        # Each is one feature's encoder of AVIF.
+        if kind.startswith("avif"):
+            print('#[cfg(feature = "aom")]')
+        if kind.startswith("ravif"):
+            print('#[cfg(not(feature = "aom"))]')
         print(f"#[rustfmt::skip]\npub(super) const {name}: Table = [")
         for row in fit(found, features, kind):
             print("    [" + ", ".join(f"{weight:.4f}" for weight in row) + "],")

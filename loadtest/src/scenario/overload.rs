@@ -11,6 +11,7 @@ use crate::budget::{Bound, Budget, Verdict};
 use crate::drive::Drive;
 use crate::fleet::{Edge, FleetSpec};
 use crate::plan::{FleetPlan, RATE_PER_S_MAX};
+use crate::process;
 use crate::report::{Phase, Report};
 use crate::scenario::stage::{HIT_P99_RATIO_MAX, SMALL_PX, Stage};
 
@@ -33,8 +34,10 @@ pub async fn run(plan: &FleetPlan) -> anyhow::Result<Report> {
     let stage = Stage::set(&plan.servers, &spec, plan.rate_per_s, plan.connections, SMALL_PX).await?;
     let mut report = Report::new("overload");
     let before = stage.hits("hits before", plan.duration).run().await?;
+    let mut meter = Meter::start(&stage)?;
     let peak = flood(&stage, plan, "hits without end", RATE_PER_S_MAX / 10, 1).run().await?;
     let peak_per_s = goodput(&peak);
+    report.notes.push(meter.read(&stage, "at the peak", &peak)?);
     let mut resident_bytes = 0;
     let baseline_p99 = before.hits_first_byte_us.p99.max(1) as f64;
     report.phases.extend([before, peak]);
@@ -43,9 +46,11 @@ pub async fn run(plan: &FleetPlan) -> anyhow::Result<Report> {
         let hits = flood(&stage, plan, &format!("hits at {factor} times the peak"), rate_per_s.max(1), factor);
         let misses = plan.misses_per_s.saturating_mul(factor);
         let misses = stage.misses(format!("cold variants at {factor} times the peak"), misses, plan.duration);
+        let mut meter = Meter::start(&stage)?;
         let (hits, misses, resident) =
             tokio::try_join!(hits.run(), misses.run(), watch_memory(&stage.fleet.edges[0], plan.duration))?;
         resident_bytes = resident_bytes.max(resident);
+        report.notes.push(meter.read(&stage, &format!("at {factor} times the peak"), &hits)?);
         let recovered_s = recover(&stage, baseline_p99).await?;
         let about = format!("{factor} times the peak");
         report.verdicts.extend([
@@ -67,6 +72,31 @@ pub async fn run(plan: &FleetPlan) -> anyhow::Result<Report> {
     report.verdicts.push(Verdict::new(Budget::MemoryUnderCap, resident_mib, Bound::AtMost(MEMORY_MIB_MAX), "MiB"));
     report.notes.push(format!("the peak is {peak_per_s:.0} hits/s of generator and edge together on this machine"));
     Ok(report)
+}
+
+/// Who took the machine's processors: a generator that shares them takes what it needs to offer more from the edge.
+struct Meter {
+    since: Instant,
+    edge: Duration,
+    own: Duration,
+}
+
+impl Meter {
+    fn start(stage: &Stage) -> anyhow::Result<Self> {
+        Ok(Self { since: Instant::now(), edge: stage.fleet.edges[0].cpu()?, own: process::cpu("self")? })
+    }
+
+    fn read(&mut self, stage: &Stage, when: &str, hits: &Phase) -> anyhow::Result<String> {
+        let before = std::mem::replace(self, Self::start(stage)?);
+        let cores = (self.since - before.since).as_secs_f64();
+        let (edge, own) = ((self.edge - before.edge).as_secs_f64(), (self.own - before.own).as_secs_f64());
+        Ok(format!(
+            "{when}: the edge took {:.2} cores, {:.1} µs for each hit with all it did beside; the generator took {:.2} cores",
+            edge / cores,
+            edge * 1e6 / hits.hits.max(1) as f64,
+            own / cores,
+        ))
+    }
 }
 
 fn flood(stage: &Stage, plan: &FleetPlan, name: &str, rate_per_s: u32, factor: u32) -> Drive {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bildkante_edge::render::Load;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_tests::client::eventually;
 use bildkante_tests::rig::{Plan, Rig};
@@ -179,6 +180,51 @@ async fn a_full_render_pool_still_shows_placeholders() -> anyhow::Result<()> {
     }
     assert_eq!(edge.pool.pending(), 2, "not one of them waited there");
     full.release().await?;
+    edge.shut_down().await;
+    rig.stop().await;
+    Ok(())
+}
+
+/// A pool that is far behind gives readers a file that is sooner made, asks for no final behind it, and makes up for it later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_render_pool_that_is_behind_hurries_and_finishes_later() -> anyhow::Result<()> {
+    // Above what one quick encode takes on this machine: only the wait below is long.
+    const TARGET_MS: u64 = 4_000;
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan::painted(&control)).await?;
+    let edge = rig
+        .another_edge("behind", |config| {
+            config.render.threads = 1;
+            config.render.queue_delay_target_ms = TARGET_MS;
+        })
+        .await?;
+    let made = async |rung: &str| {
+        let line = format!("bildkante_edge_rendition_bytes_count{{format=\"avif\",rung=\"{rung}\"}}");
+        rig.http.metric(edge.admin, &line).await
+    };
+    let drawn = rig.http.image(edge.http, "/i/studio/hero?product=vase&fm=avif&w=320").await?;
+    assert_eq!(drawn.outcome(), "generated");
+    let finals = async || Ok(made("final").await? >= 1.0);
+    eventually("the first picture is final", finals).await?;
+    assert_eq!((made("quick").await?, made("hurried").await.unwrap_or(0.0)), (1.0, 0.0));
+
+    let full = FullPool::of(&edge, 1, 0).await?;
+    let path = "/i/studio/hero?product=vase&fm=avif&w=640";
+    let (http, to) = (bildkante_tests::client::Http::default(), edge.http);
+    let reader = tokio::spawn(async move { http.image(to, path).await });
+    eventually("a reader waits for a thread", async || Ok(edge.pool.pending() == 1)).await?;
+    eventually("it has waited too long", async || Ok(edge.pool.load() == Load::Extreme)).await?;
+    full.release().await?;
+    let hurried = reader.await??;
+    assert_eq!((hurried.outcome(), hurried.header("cache-control")), ("rendered", "public, max-age=30"));
+    assert_eq!((made("hurried").await?, made("final").await?), (1.0, 1.0));
+    assert!(rig.http.metric(edge.admin, "bildkante_edge_finals_put_off_total").await? >= 1.0);
+
+    eventually("readers get the final file once the pool has caught up", async || {
+        let reply = rig.http.image(edge.http, path).await?;
+        Ok(reply.body != hurried.body && reply.header("cache-control") != "public, max-age=30")
+    })
+    .await?;
     edge.shut_down().await;
     rig.stop().await;
     Ok(())

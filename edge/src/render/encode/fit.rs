@@ -1,7 +1,7 @@
 //! A file that is not too large: the best quality that fits, below one that does not.
 //!
 //! Between a quality whose file fits and one whose file does not, the next try is where a straight line of the files' logarithms meets the
-//! bound. The quick rung takes the first file that fits, a final one goes on until its file is near the bound or no quality lies between.
+//! bound. Readers who wait get the first file that fits, a final one goes on until its file is near the bound or no quality lies between.
 
 use super::score::Judge as _;
 use super::{EncodeError, Encoding, Found, Rung, Source, guarded, open};
@@ -10,7 +10,7 @@ use crate::render::quality;
 use crate::words::Format;
 
 /// Files of one picture at most, the lowest quality not counted.
-const TRIES_MAX: [u32; Rung::ALL.len()] = [3, 8];
+const TRIES_MAX: [u32; Rung::ALL.len()] = [3, 3, 8];
 /// Of the bound: what is tried for, and from where on a final file is near enough.
 const AIM_PERCENT: usize = 98;
 const NEAR_PERCENT: usize = 96;
@@ -102,7 +102,7 @@ fn search(
         let is_near = file.len() * 100 >= bytes_max * NEAR_PERCENT;
         between.fits = Some(tried);
         best = Some((file, native));
-        if is_near || rung == Rung::Quick {
+        if is_near || rung != Rung::Final {
             break;
         }
     }

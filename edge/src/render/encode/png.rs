@@ -18,7 +18,7 @@ impl Encoding for Png<'_> {
         encoder.set_depth(BitDepth::Eight);
         encoder.set_source_srgb(SrgbRenderingIntent::Perceptual);
         encoder.set_compression(match self.rung {
-            Rung::Quick => Compression::Fast,
+            Rung::Hurried | Rung::Quick => Compression::Fast,
             Rung::Final => Compression::High,
         });
         let mut writer = encoder.write_header().map_err(|error| error.to_string())?;

@@ -9,6 +9,7 @@ use super::super::{Encoding, Raster};
 use crate::render::Rung;
 
 /// libaom's `cpu-used`. The quality tables hold for these only: a change of one recalibrates and raises the encoder epoch.
+const HURRIED_SPEED: u8 = 9;
 const QUICK_SPEED: u8 = 7;
 const PROBE_SPEED: u8 = 6;
 const FINAL_SPEED: u8 = 5;
@@ -24,7 +25,7 @@ impl<'r> Aom<'r> {
     /// of colour, does not survive halving in every picture. A quick file, which the final replaces, has no time for it.
     pub(in crate::render::encode) fn new(raster: &'r Raster, rung: Rung) -> Result<Self, String> {
         let (depth, chroma) = match rung {
-            Rung::Quick => (Depth::Eight, Chroma::Half),
+            Rung::Hurried | Rung::Quick => (Depth::Eight, Chroma::Half),
             Rung::Final => (Depth::Ten, Chroma::Full),
         };
         let size_px = (raster.width_px, raster.height_px);
@@ -51,6 +52,7 @@ impl<'r> Aom<'r> {
 impl Encoding for Aom<'_> {
     fn encode(&mut self, quality: f32) -> Result<Vec<u8>, String> {
         let speed = match self.rung {
+            Rung::Hurried => HURRIED_SPEED,
             Rung::Quick => QUICK_SPEED,
             Rung::Final => FINAL_SPEED,
         };

@@ -11,7 +11,8 @@ use crate::render::Rung;
 /// recalibrates and raises the encoder epoch.
 const fn speed(rung: Rung) -> u8 {
     match rung {
-        Rung::Quick => 10,
+        // There is none beyond it.
+        Rung::Hurried | Rung::Quick => 10,
         Rung::Final => 4,
     }
 }
