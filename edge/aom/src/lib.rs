@@ -106,10 +106,12 @@ impl Picture {
 pub struct Settings {
     /// libaom's `cpu-used`: 0, the slowest, to 9.
     pub speed: u8,
-    /// libaom's `cq-level`: 0, the best, to 63.
+    /// libaom's `cq-level`: 1, the best, to 63.
     pub quantizer: u8,
 }
 
+/// The finest quantizer. 0 asks for a lossless file, and libaom 3.11 writes one with the options of this crate that no decoder takes.
+pub const QUANTIZER_MIN: u8 = 1;
 /// The coarsest quantizer.
 pub const QUANTIZER_MAX: u8 = 63;
 /// The quickest speed for still pictures.
@@ -122,7 +124,7 @@ pub enum AomError {
     Size { width_px: u32, height_px: u32 },
     #[error("plane {plane} has other samples than its size and depth allow")]
     Samples { plane: usize },
-    #[error("speed is 0–{SPEED_MAX} and the quantizer 0–{QUANTIZER_MAX}")]
+    #[error("speed is 0–{SPEED_MAX} and the quantizer {QUANTIZER_MIN}–{QUANTIZER_MAX}")]
     Settings,
     #[error("there is not enough memory")]
     Memory,
@@ -137,7 +139,7 @@ pub enum AomError {
 /// # Errors
 /// When the settings are out of range or libaom refuses.
 pub fn encode(picture: &Picture, settings: Settings) -> Result<Vec<u8>, AomError> {
-    if settings.speed > SPEED_MAX || settings.quantizer > QUANTIZER_MAX {
+    if settings.speed > SPEED_MAX || !(QUANTIZER_MIN..=QUANTIZER_MAX).contains(&settings.quantizer) {
         return Err(AomError::Settings);
     }
     let mut context = Context::open(picture, settings)?;
@@ -196,7 +198,8 @@ mod tests {
         assert_eq!(refused, AomError::Samples { plane: 1 });
         assert!(Picture::new((0, 4), Depth::Eight, Chroma::Half, Default::default()).is_err());
         let good = picture(4, 4, Depth::Eight, Chroma::Half);
-        assert_eq!(encode(&good, Settings { speed: 10, quantizer: 0 }), Err(AomError::Settings));
+        assert_eq!(encode(&good, Settings { speed: 10, quantizer: 1 }), Err(AomError::Settings));
+        assert_eq!(encode(&good, Settings { speed: 9, quantizer: 0 }), Err(AomError::Settings));
         assert_eq!(encode(&good, Settings { speed: 9, quantizer: 64 }), Err(AomError::Settings));
     }
 }

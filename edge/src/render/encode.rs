@@ -8,6 +8,7 @@ mod features;
 mod fit;
 mod jpeg;
 mod png;
+mod sample;
 mod score;
 mod search;
 mod webp;
@@ -129,11 +130,31 @@ pub(super) fn encode_source(
                 search::search(&mut *encoding, reference, quality.get().into(), predicted, range)
             }
             None => {
-                let file = encoding.encode(predicted.0)?;
-                Ok(Found { file, native: predicted.0, score: None, encodes: 1, probes: 0 })
+                let (native, probes) = match rung {
+                    Rung::Quick if format != Format::Png => tried_out(source, format, quality, predicted)?,
+                    Rung::Hurried | Rung::Quick | Rung::Final => (predicted.0, 0),
+                };
+                let file = encoding.encode(native)?;
+                Ok(Found { file, native, score: None, encodes: 1, probes })
             }
         }
     })
+}
+
+/// A quality for a quick file, and how often it was tried on a sample of the picture.
+fn tried_out(
+    source: &Source<'_>,
+    format: Format,
+    quality: Quality,
+    predicted: (f32, f64),
+) -> Result<(f32, u32), String> {
+    let sample = sample::sample(source.raster);
+    let Some(reference) = Reference::new(&sample) else { return Ok((predicted.0, 0)) };
+    let mut encoding = open(&sample, format, Rung::Quick, None)?;
+    let range = quality::searched_range(quality, format, source.features());
+    let lost = 100.0 - f64::from(quality.get());
+    let target = 100.0 - lost * (1.0 - sample::gain(format));
+    search::tried_out(&mut *encoding, &reference, target, predicted, range)
 }
 
 /// The same at a quality of the encoder's own scale, clamped to it, and the score where the picture is large enough for one. For

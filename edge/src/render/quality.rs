@@ -79,9 +79,9 @@ const fn avif_table(rung: Rung) -> &'static Table {
 #[must_use]
 pub const fn native_range(format: Format) -> (f32, f32) {
     match format {
-        // The quantizer the other way round.
+        // The quantizer the other way round, without the one for lossless files (see `bildkante_aom`).
         #[cfg(feature = "aom")]
-        Format::Avif => (0.0, 63.0),
+        Format::Avif => (0.0, 62.0),
         #[cfg(not(feature = "aom"))]
         Format::Avif => (1.0, 100.0),
         Format::Jpeg => (1.0, 100.0),

@@ -18,6 +18,11 @@ const PROBES_MAX: u32 = 5;
 /// A probe only says where to begin: it has to come nearer.
 const PROBE_TOLERANCE: f64 = TOLERANCE * 0.7;
 
+/// Encodes of a sample at most.
+const SAMPLE_TRIES_MAX: u32 = 2;
+/// And how near they come: the whole lies further off anyway.
+const SAMPLE_TOLERANCE: f64 = 1.5;
+
 /// What was found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
@@ -103,6 +108,8 @@ struct Nearest {
     file: Vec<u8>,
     tried: Tried,
     tries: u32,
+    /// Where the next try would have been, had there been one.
+    next: Option<f32>,
 }
 
 /// `range` is the encoder's scale, `slope` how many points of score one of its qualities is worth near the one predicted.
@@ -121,8 +128,24 @@ pub(super) fn search(
     let probed = narrowed(encoding, judge, probing, start, |encoding, native| encoding.probe(native))?;
     let (start, probes) = probed.map_or((start, 0), |probed| (probed.tried.native, probed.tries));
     let found = narrowed(encoding, judge, whole, start, |encoding, native| encoding.encode(native).map(Some))?;
-    let Nearest { file, tried, tries } = found.ok_or("no quality was tried")?;
+    let Nearest { file, tried, tries, .. } = found.ok_or("no quality was tried")?;
     Ok(Found { file, native: tried.native, score: Some(tried.score), encodes: tries, probes })
+}
+
+/// The quality at which a picture will have the score, by tries on a sample of it that is in `encoding`, and how many there were.
+/// `gain` is how many points more the whole has at the same quality.
+pub(super) fn tried_out(
+    encoding: &mut dyn Encoding,
+    judge: &dyn Judge,
+    target: f64,
+    (predicted, slope): (f32, f64),
+    range: (f32, f32),
+) -> Result<(f32, u32), String> {
+    let step = encoding.step();
+    let goal = Goal { score: target, tolerance: SAMPLE_TOLERANCE, tries_max: SAMPLE_TRIES_MAX, slope, step, range };
+    let start = nearest(predicted, step, range);
+    let found = narrowed(encoding, judge, goal, start, |encoding, native| encoding.encode(native).map(Some))?;
+    Ok(found.map_or((predicted, 0), |found| (found.next.unwrap_or(found.tried.native), found.tries)))
 }
 
 /// Tries until a score is near enough, or no quality lies between those that were tried. `None` where `attempt` gives no file.
@@ -136,20 +159,21 @@ fn narrowed(
     let miss = |tried: &Tried| (tried.score - goal.score).abs();
     let mut bracket = Bracket::new(goal.slope);
     let mut best: Option<Nearest> = None;
-    let mut native = start;
+    let (mut native, mut next) = (start, None);
     for tries in 1..=goal.tries_max {
         let Some(file) = attempt(encoding, native)? else { break };
         let tried = Tried { native, score: judge.score(&encoding.decoded(&file)?)? };
         bracket.add(tried, goal.score);
         match &mut best {
             Some(best) if miss(&best.tried) <= miss(&tried) => best.tries = tries,
-            _ => best = Some(Nearest { file, tried, tries }),
+            _ => best = Some(Nearest { file, tried, tries, next: None }),
         }
-        if miss(&tried) <= goal.tolerance {
-            break;
-        }
-        let Some(next) = bracket.next(goal.score, goal.range, goal.step) else { break };
+        next = if miss(&tried) <= goal.tolerance { None } else { bracket.next(goal.score, goal.range, goal.step) };
+        let Some(next) = next else { break };
         native = next;
+    }
+    if let Some(best) = &mut best {
+        best.next = next;
     }
     Ok(best)
 }

@@ -2,7 +2,7 @@
 
 use avif_serialize::Aviffy;
 use avif_serialize::constants::MatrixCoefficients;
-use bildkante_aom::{Chroma, Depth, Picture, QUANTIZER_MAX, Settings, encode};
+use bildkante_aom::{Chroma, Depth, Picture, QUANTIZER_MAX, QUANTIZER_MIN, Settings, encode};
 
 use super::super::ycbcr::planes;
 use super::super::{Encoding, Raster};
@@ -33,10 +33,10 @@ impl<'r> Aom<'r> {
         Ok(Self { raster, rung, picture: picture.map_err(|error| error.to_string())? })
     }
 
-    /// `quality` is libaom's quantizer the other way round: 63 is the best.
+    /// `quality` is libaom's quantizer the other way round: 62 is the best.
     fn at(&self, speed: u8, quality: f32) -> Result<Vec<u8>, String> {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0–63")]
-        let quantizer = QUANTIZER_MAX - quality.round().clamp(0.0, f32::from(QUANTIZER_MAX)) as u8;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0–62")]
+        let quantizer = QUANTIZER_MAX - quality.round().clamp(0.0, f32::from(QUANTIZER_MAX - QUANTIZER_MIN)) as u8;
         let obus = encode(&self.picture, Settings { speed, quantizer }).map_err(|error| error.to_string())?;
         let is_halved = self.picture.chroma() == Chroma::Half;
         let bits = u8::try_from(self.picture.depth().bits()).map_err(|error| error.to_string())?;

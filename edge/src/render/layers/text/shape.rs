@@ -3,12 +3,14 @@
 //! A line is shaped by itself, in the direction of its locale (UAX #9), run by run: a run has one direction, one script and one
 //! font. Advances are in 65,536ths of the size.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
 use harfrust::font::charmap::Charmap;
 use harfrust::{
-    Buffer, Direction as RunDirection, Feature, Font, GlyphId, Language, Script, ShapeOptions, ShaperFont, Tag,
+    Buffer, Direction as RunDirection, Feature, Font, GlyphId, Language, Script, ShapeOptions, ShapePlan, ShapePlanKey,
+    ShaperFont, Tag,
 };
 use icu_properties::props::{DefaultIgnorableCodePoint, EmojiPresentation, Script as Writing};
 use icu_properties::{CodePointMapData, CodePointSetData, PropertyNamesShort};
@@ -56,6 +58,8 @@ pub(super) struct Shaper<'t> {
     /// At the text's weight.
     fonts: Arc<[Font]>,
     letter_spacing: i64,
+    /// How runs are shaped, by the index of the font. A text is shaped word by word and line by line, and to plan takes as long as to shape.
+    plans: RefCell<Vec<(usize, ShapePlan)>>,
 }
 
 impl std::fmt::Debug for Shaper<'_> {
@@ -76,6 +80,7 @@ impl<'t> Shaper<'t> {
             faces: style.fonts.clone(),
             fonts: fonts.collect(),
             letter_spacing: i64::from(style.letter_spacing) * EM / 1000,
+            plans: RefCell::default(),
         };
         shaper.font_of_each(text)?;
         Ok(shaper)
@@ -158,9 +163,11 @@ impl<'t> Shaper<'t> {
         let set = &self.fonts[font];
         let mut buffer = Buffer::new();
         buffer.push_str(text);
-        buffer.set_direction(if is_rtl { RunDirection::RightToLeft } else { RunDirection::LeftToRight });
+        let direction = if is_rtl { RunDirection::RightToLeft } else { RunDirection::LeftToRight };
+        buffer.set_direction(direction);
         let name = PropertyNamesShort::<Writing>::new().get(script).unwrap_or("Zyyy");
-        buffer.set_script(name.parse::<Script>().ok());
+        let tag = name.parse::<Script>().ok();
+        buffer.set_script(tag);
         buffer.set_language(self.language.clone());
         let spacing = if is_joined(script) { 0 } else { self.letter_spacing };
         let apart: Vec<Feature> = if spacing == 0 {
@@ -168,7 +175,14 @@ impl<'t> Shaper<'t> {
         } else {
             [Tag::new(b"liga"), Tag::new(b"clig")].map(|tag| Feature::new(tag, 0, ..)).into()
         };
-        let options = ShapeOptions::new().features(&apart);
+        let key = ShapePlanKey::new(set, tag, direction).language(self.language.as_ref()).features(&apart);
+        let mut plans = self.plans.borrow_mut();
+        let known = plans.iter().position(|(of, plan)| *of == font && key.matches(plan));
+        let known = known.unwrap_or_else(|| {
+            plans.push((font, ShapePlan::new(set, direction, tag, self.language.as_ref(), &apart)));
+            plans.len() - 1
+        });
+        let options = ShapeOptions::new().features(&apart).plan(Some(&plans[known].1));
         harfrust::shape(&ShaperFont::new(set), &mut buffer, options)
             .map_err(|_| Misfit::Glyph { character: text.chars().next().unwrap_or(' ') })?;
         let units = i64::from(set.units_per_em());
