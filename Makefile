@@ -111,7 +111,9 @@ bench-encoders: toolchain codecs ## Bytes, score and time of every encoder on pi
 .PHONY: encoder-tables
 encoder-tables: toolchain codecs ## Learn what quality reaches which score (edge/src/render/quality/tables.rs), after an encoder or its options were changed
 	cargo build $(locked) --release -p bildkante-edge --example encoder_curves
-	@loadtest/bench/encoders.sh --learn "$(DEPS)" "$(binaries)/examples/encoder_curves" $(or $(EVERY),1)
+	cargo build $(locked) --release --no-default-features --target-dir "$(binaries)/plain" -p bildkante-edge --example encoder_curves
+	@loadtest/bench/encoders.sh --learn "$(DEPS)" "$(binaries)/examples/encoder_curves" $(or $(EVERY),1) \
+	  "$(binaries)/plain/release/examples/encoder_curves"
 
 .PHONY: bench-diffusion
 bench-diffusion: release ## A node that serves beside Python diffusers: alone, loaded, mixed traffic, what exactness costs, cold start, memory (fetches and makes 15 GB once; BENCH='--workload studio' for less)

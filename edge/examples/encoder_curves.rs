@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context as _;
 use bildkante_edge::render::{
-    CropBox, Found, Quality, Raster, Rung, decode_master, encode, encode_native, features, quality, resize,
+    CropBox, Found, Quality, Raster, Rung, decode_master, encode, encode_native, encoder_rung, features, quality,
+    resize,
 };
 use bildkante_edge::words::Format;
 use bildkante_shared::pixels::Pixels;
@@ -52,6 +53,7 @@ impl Kind {
         let encoder = match self.format {
             // Another encoder, with another scale.
             Format::Avif if !cfg!(feature = "aom") => "ravif",
+            Format::Jpeg if cfg!(feature = "mozjpeg") && self.rung == Rung::Final => "mozjpeg",
             format => format.as_str(),
         };
         format!("{encoder}-{}", self.rung.as_str())
@@ -161,7 +163,10 @@ fn judge(picture: &Picture, kinds: &[Kind]) -> anyhow::Result<String> {
             // A quick file is not scored as it is made.
             let score = match score {
                 Some(score) => score,
-                None => encode_native(&picture.raster, format, native, rung)?.score.unwrap_or(f64::NAN),
+                None => {
+                    let by = encoder_rung(&picture.raster, format, rung);
+                    encode_native(&picture.raster, format, native, by)?.score.unwrap_or(f64::NAN)
+                }
             };
             let (name, width_px) = (&picture.name, picture.raster.width_px);
             lines += &format!(

@@ -22,6 +22,7 @@ pub use embed::{EmbedError, XMP_BYTES_MAX, embed, exif_of, iim_of, xmp_of};
 pub use told::{Block, Told, Unread, is_of_a_model};
 
 use crate::words::{Format, Moment};
+use xmp::Form;
 
 /// What is embedded in a file of one format.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +51,11 @@ impl Metadata {
             Format::Jpeg => (exif::jpeg_block(marking, created, size_px), iim::datasets(marking, created)),
             Format::Avif | Format::Webp | Format::Png => (exif::block(marking, created), Vec::new()),
         };
-        Self { format, xmp: xmp::packet(description, created, manifest), exif, iim }
+        let form = match format {
+            Format::Avif | Format::Webp => Form::Bare,
+            Format::Jpeg | Format::Png => Form::Wrapped,
+        };
+        Self { format, xmp: xmp::packet(description, created, manifest, form), exif, iim }
     }
 
     #[must_use]

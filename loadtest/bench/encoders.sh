@@ -2,12 +2,13 @@
 # The encoders' frontier: bytes, SSIMULACRA2 and processor time of every encoder on the judging half of the corpus, beside sharp and
 # avifenc; and how near to its target a final comes. Writes docs/encoders/*.csv and .svg. With --learn: the tables that predict quality.
 #
-#   encoders.sh [--learn] DEPS CURVES [EVERY]    CURVES: the built example `encoder_curves`; of every EVERY pictures one is taken
+#   encoders.sh [--learn] DEPS CURVES [EVERY [PLAIN]]    CURVES: the built example `encoder_curves`; of every EVERY pictures one is taken;
+#                                                        PLAIN: the example built without default features, for --learn
 set -euo pipefail
 
 learn=
 if [ "${1:-}" = --learn ]; then learn=1; shift; fi
-deps=$1 curves=$2 every=${3:-1}
+deps=$1 curves=$2 every=${3:-1} plain=${4:-}
 here=$(cd "$(dirname "$0")" && pwd)
 root=$here/../..
 "$root/scripts/apt.sh" avifdec=libavif-bin avifenc=libavif-bin dpkg-deb=dpkg
@@ -26,6 +27,8 @@ if [ -n "$learn" ]; then
   for at in 0 1 2; do
     "$curves" curves "$corpus/training" "${widths[$at]}" $((every * (1 << (at * 3 / 2)))) >"$work/${widths[$at]}.csv"
   done
+  # What takes the place of encoders that are features.
+  "$plain" curves "$corpus/training" 320,640 $((every * 2)) ravif-quick,ravif-final,jpeg-final >"$work/plain.csv"
   "$venv/bin/python" "$here/render/fit.py" "$work"/*.csv >"$work/tables.rs"
   cp "$work/tables.rs" "$root/edge/src/render/quality/tables.rs"
   echo "edge/src/render/quality/tables.rs is learned; raise ENCODER_EPOCH, and run make bench-encoders for the honest figures"

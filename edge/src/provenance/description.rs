@@ -133,11 +133,11 @@ impl Description {
         Self { marking, source, generator: None }
     }
 
-    /// The first 128 bits of the BLAKE3 hash of the XMP packet without a date. The packet holds everything that is embedded,
-    /// so the digest changes exactly when the embedded bytes do. It takes about a microsecond; a finish keeps it.
+    /// The first 128 bits of the BLAKE3 hash of the full XMP packet without a date. The packet holds everything that is said,
+    /// so the digest changes exactly when that does. It takes about a microsecond; a finish keeps it.
     #[must_use]
     pub fn digest(&self) -> [u8; 16] {
-        let hash = blake3::hash(xmp::packet(self, None, None).as_bytes());
+        let hash = blake3::hash(xmp::packet(self, None, None, xmp::Form::Full).as_bytes());
         let mut digest = [0; 16];
         digest.copy_from_slice(&hash.as_bytes()[..16]);
         digest

@@ -1,28 +1,51 @@
 //! The XMP packet: RDF/XML as ISO 16684-1 lays it down, with the properties of the IPTC Photo Metadata Standard.
 //!
-//! The packet is read-only (`end="r"`) and unpadded: a rendition is a few kilobytes, and is not edited in place.
+//! The packet is read-only (`end="r"`) and unpadded: a rendition is a few kilobytes, and is not edited in place. What stands around the
+//! statements is as short as the format allows ([`Form`]); the statements are the same in all.
 
 use std::fmt::Write as _;
 
 use super::{Description, Generator, Location};
 use crate::words::Moment;
 
+/// What stands around the statements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Every namespace that a statement may have. Digests are made of it, and stand in the names of stored files: it stays what it is.
+    Full,
+    /// The namespaces that are used, and the wrapper by which a packet is found in a file of an unknown format. Readers of JPEG and PNG look
+    /// for it.
+    Wrapped,
+    /// Without the wrapper, which is optional where the container says what the bytes are (ISO 16684-1 §7.3.2), as items of AVIF and chunks of
+    /// WebP do.
+    Bare,
+}
+
 /// The packet of a picture. Infallible: what XML cannot carry becomes U+FFFD, so a marking that was never validated is
 /// still embedded, legibly. What is not said leaves no trace, so packets without the later statements stay what they were.
 #[must_use]
-pub(super) fn packet(description: &Description, created: Option<Moment>, manifest: Option<&str>) -> String {
+pub(super) fn packet(description: &Description, created: Option<Moment>, manifest: Option<&str>, form: Form) -> String {
     let Description { marking, source, generator } = description;
     let mut xml = String::with_capacity(1024);
+    if form != Form::Bare {
+        xml.push_str("<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>");
+    }
     xml.push_str(concat!(
-        "<?xpacket begin=\"\u{feff}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>",
         r#"<x:xmpmeta xmlns:x="adobe:ns:meta/">"#,
         r#"<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">"#,
         r#"<rdf:Description rdf:about="""#,
-        r#" xmlns:dc="http://purl.org/dc/elements/1.1/""#,
-        r#" xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/""#,
-        r#" xmlns:xmpRights="http://ns.adobe.com/xap/1.0/rights/""#,
-        r#" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/""#,
     ));
+    let is_owned = marking.copyright.is_some();
+    for (name, namespace, is_used) in [
+        ("xmlns:dc", "http://purl.org/dc/elements/1.1/", is_owned || marking.creator.is_some()),
+        ("xmlns:photoshop", "http://ns.adobe.com/photoshop/1.0/", created.is_some() || marking.credit.is_some()),
+        ("xmlns:xmpRights", "http://ns.adobe.com/xap/1.0/rights/", is_owned || marking.license.is_some()),
+        ("xmlns:Iptc4xmpExt", "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", true),
+    ] {
+        if is_used || form == Form::Full {
+            attribute(&mut xml, name, namespace);
+        }
+    }
     attribute(&mut xml, "Iptc4xmpExt:DigitalSourceType", source.uri());
     if let Some(generator) = generator {
         push_generator(&mut xml, generator);
@@ -36,7 +59,7 @@ pub(super) fn packet(description: &Description, created: Option<Moment>, manifes
     if let Some(license) = &marking.license {
         attribute(&mut xml, "xmpRights:WebStatement", license);
     }
-    if marking.copyright.is_some() {
+    if is_owned {
         // True: rights-managed. Without a notice the packet claims neither that nor the public domain.
         attribute(&mut xml, "xmpRights:Marked", "True");
     }
@@ -55,7 +78,10 @@ pub(super) fn packet(description: &Description, created: Option<Moment>, manifes
             write!(xml, r#"<dc:rights><rdf:Alt><rdf:li xml:lang="x-default">{notice}</rdf:li></rdf:Alt></dc:rights>"#);
     }
     push_location(&mut xml, &marking.location);
-    xml.push_str("</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end=\"r\"?>");
+    xml.push_str("</rdf:Description></rdf:RDF></x:xmpmeta>");
+    if form != Form::Bare {
+        xml.push_str("<?xpacket end=\"r\"?>");
+    }
     xml
 }
 
@@ -125,7 +151,7 @@ mod tests {
     use super::*;
 
     fn packet_of(marking: Marking) -> String {
-        packet(&Description::new(marking, DigitalSource::TrainedAlgorithmicMedia), None, None)
+        packet(&Description::new(marking, DigitalSource::TrainedAlgorithmicMedia), None, None, Form::Wrapped)
     }
 
     #[test]
@@ -165,7 +191,8 @@ mod tests {
             generator: Some(generator),
             ..Description::new(marking, DigitalSource::TrainedAlgorithmicMedia)
         };
-        let xml = packet(&description, Moment::from_unix_s(1_800_000_000), Some("https://img.example/m?a&b"));
+        let manifest = Some("https://img.example/m?a&b");
+        let xml = packet(&description, Moment::from_unix_s(1_800_000_000), manifest, Form::Wrapped);
         for part in [
             r#" Iptc4xmpExt:AISystemUsed="sdxl" Iptc4xmpExt:AISystemVersionUsed="0123abcd""#,
             r#" Iptc4xmpExt:AIPromptInformation="a &quot;red&quot; mug" Iptc4xmpExt:AIPromptWriterName="A. B.""#,
@@ -174,6 +201,36 @@ mod tests {
             r#"<rdf:li Iptc4xmpExt:City="Ulm" Iptc4xmpExt:CountryCode="DE"/>"#,
         ] {
             assert!(xml.contains(part), "{part}: {xml}");
+        }
+    }
+
+    /// A namespace that is used and not declared makes the whole packet unreadable.
+    #[test]
+    fn every_form_declares_what_it_uses_and_says_the_same() {
+        let text = || Some("x".to_owned());
+        let markings = [
+            Marking::default(),
+            Marking { creator: text(), ..Marking::default() },
+            Marking { credit: text(), ..Marking::default() },
+            Marking { copyright: text(), ..Marking::default() },
+            Marking { license: text(), ..Marking::default() },
+        ];
+        for (marking, created) in markings.iter().flat_map(|marking| [(marking, None), (marking, Some(1))]) {
+            let description = Description::new(marking.clone(), DigitalSource::TrainedAlgorithmicMedia);
+            let of = |form| packet(&description, created.and_then(Moment::from_unix_s), None, form);
+            let (full, wrapped, bare) = (of(Form::Full), of(Form::Wrapped), of(Form::Bare));
+            for prefix in ["dc", "photoshop", "xmpRights", "Iptc4xmpExt"] {
+                let is_used = bare.contains(&format!(" {prefix}:")) || bare.contains(&format!("<{prefix}:"));
+                assert_eq!(bare.contains(&format!("xmlns:{prefix}=")), is_used, "{prefix}: {bare}");
+            }
+            assert!(wrapped.starts_with("<?xpacket") && wrapped.contains(&bare) && wrapped.len() <= full.len());
+            let undeclared = |xml: &str| {
+                let mut parts = xml.split(" xmlns:");
+                let first = parts.next().unwrap_or_default().to_owned();
+                // A name, an equals sign and a value in quotes.
+                parts.fold(first, |all, part| all + part.splitn(3, '"').nth(2).unwrap_or_default())
+            };
+            assert!(undeclared(&full).contains(&undeclared(&bare)), "{full}: {bare}");
         }
     }
 }

@@ -20,7 +20,7 @@ impl Default for Costs {
     /// What one core of a server of 2023 takes.
     fn default() -> Self {
         let of = |quick, last| [AtomicU32::new(quick), AtomicU32::new(quick), AtomicU32::new(last)];
-        Self([of(200, 3000), of(80, 900), of(40, 500), of(60, 200)])
+        Self([of(200, 3000), of(80, 900), of(40, 800), of(60, 1200)])
     }
 }
 

@@ -27,6 +27,10 @@ pub(crate) use features::{COUNT as FEATURES, Features};
 pub(super) use fit::shrunk;
 pub use search::{Found, TOLERANCE};
 
+/// From this area on, and up to this share of places where hardly anything changes, a quick AVIF is encoded as a hurried one.
+const HURRIED_AREA_PX: u64 = 1 << 19;
+const HURRIED_FLAT_SHARE: f32 = 0.48;
+
 /// Why an encoder gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
@@ -55,6 +59,19 @@ impl<'r> Source<'r> {
 
     fn reference(&self) -> Option<&Reference> {
         self.reference.get_or_init(|| Reference::new(self.raster)).as_ref()
+    }
+
+    /// The rung whose encoder makes the file. A large picture full of texture takes the quick one's of AVIF longest, up to a third of a second,
+    /// and gains least: the hurried one's needs an eighth of the time there and, in the median, no more bytes. Calmer pictures would grow by
+    /// half (docs/encoders.md).
+    fn encoder_rung(&self, format: Format, rung: Rung) -> Rung {
+        let area_px = u64::from(self.raster.width_px) * u64::from(self.raster.height_px);
+        let is_quick_avif = (format, rung) == (Format::Avif, Rung::Quick);
+        if is_quick_avif && area_px >= HURRIED_AREA_PX && self.features().flat_share() < HURRIED_FLAT_SHARE {
+            Rung::Hurried
+        } else {
+            rung
+        }
     }
 
     /// What a file of that format and rung is judged by.
@@ -99,7 +116,11 @@ fn open<'r>(
         #[cfg(not(feature = "aom"))]
         Format::Avif => Box::new(avif::ravif::Ravif::new(raster, rung)),
         Format::Webp => Box::new(webp::Webp { raster, rung }),
+        #[cfg(feature = "mozjpeg")]
+        Format::Jpeg if rung == Rung::Final => Box::new(jpeg::moz::Moz::new(raster, reference)?),
         Format::Jpeg => Box::new(jpeg::Jpeg::new(raster, rung, reference)?),
+        #[cfg(feature = "oxipng")]
+        Format::Png if rung == Rung::Final => Box::new(png::oxi::Oxi { raster }),
         Format::Png => Box::new(png::Png { raster, rung }),
     })
 }
@@ -121,9 +142,10 @@ pub(super) fn encode_source(
 ) -> Result<Found, EncodeError> {
     guarded(format, || {
         let features = source.features();
-        let predicted = quality::predicted(quality, format, rung, features);
+        let encoder = source.encoder_rung(format, rung);
+        let predicted = quality::predicted(quality, format, encoder, features);
         let reference = source.judge(format, rung);
-        let mut encoding = open(source.raster, format, rung, reference)?;
+        let mut encoding = open(source.raster, format, encoder, reference)?;
         match reference {
             Some(reference) => {
                 let range = quality::searched_range(quality, format, features);
@@ -131,7 +153,7 @@ pub(super) fn encode_source(
             }
             None => {
                 let (native, probes) = match rung {
-                    Rung::Quick if format != Format::Png => tried_out(source, format, quality, predicted)?,
+                    Rung::Quick if format != Format::Png => tried_out(source, (format, encoder), quality, predicted)?,
                     Rung::Hurried | Rung::Quick | Rung::Final => (predicted.0, 0),
                 };
                 let file = encoding.encode(native)?;
@@ -144,21 +166,21 @@ pub(super) fn encode_source(
 /// A quality for a quick file, and how often it was tried on a sample of the picture.
 fn tried_out(
     source: &Source<'_>,
-    format: Format,
+    (format, encoder): (Format, Rung),
     quality: Quality,
     predicted: (f32, f64),
 ) -> Result<(f32, u32), String> {
     let sample = sample::sample(source.raster);
     let Some(reference) = Reference::new(&sample) else { return Ok((predicted.0, 0)) };
-    let mut encoding = open(&sample, format, Rung::Quick, None)?;
+    let mut encoding = open(&sample, format, encoder, None)?;
     let range = quality::searched_range(quality, format, source.features());
     let lost = 100.0 - f64::from(quality.get());
     let target = 100.0 - lost * (1.0 - sample::gain(format));
     search::tried_out(&mut *encoding, &reference, target, predicted, range)
 }
 
-/// The same at a quality of the encoder's own scale, clamped to it, and the score where the picture is large enough for one. For
-/// calibration and measurement; all other callers use [`encode`].
+/// The same by the encoder of this very rung, at a quality of its own scale, clamped to it, and the score where the picture is large enough for
+/// one. For calibration and measurement; all other callers use [`encode`].
 ///
 /// # Errors
 /// When the encoder refuses or panics.
@@ -178,6 +200,12 @@ pub fn encode_native(raster: &Raster, format: Format, native: f32, rung: Rung) -
     })
 }
 
+/// The rung whose encoder [`encode`] takes; for calibration.
+#[must_use]
+pub fn encoder_rung(raster: &Raster, format: Format, rung: Rung) -> Rung {
+    Source::new(raster).encoder_rung(format, rung)
+}
+
 /// What the prediction is made from; for calibration.
 #[must_use]
 pub fn features(raster: &Raster) -> [f32; FEATURES] {
@@ -189,5 +217,35 @@ fn guarded(format: Format, work: impl FnOnce() -> Result<Found, String>) -> Resu
         Ok(Ok(found)) => Ok(found),
         Ok(Err(reason)) => Err(EncodeError::Failed { format, reason }),
         Err(panic) => Err(EncodeError::Panicked { format, reason: panic_text(&*panic) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raster(width_px: u32, height_px: u32, level: impl Fn(u32, u32) -> u8) -> Raster {
+        let rgb = (0..height_px).flat_map(|y| (0..width_px).map(move |x| (x, y))).flat_map(|(x, y)| [level(x, y); 3]);
+        Raster { width_px, height_px, rgb: rgb.collect() }
+    }
+
+    fn rough(x: u32, y: u32) -> u8 {
+        (x * 31 + y * 17 + x * y / 5) as u8
+    }
+
+    #[test]
+    fn a_large_rough_picture_is_encoded_sooner() {
+        let rough_one = raster(1024, 512, rough);
+        let of = |raster: &Raster, format, rung| encoder_rung(raster, format, rung);
+        assert_eq!(of(&rough_one, Format::Avif, Rung::Quick), Rung::Hurried);
+        for (format, rung) in [(Format::Avif, Rung::Final), (Format::Webp, Rung::Quick), (Format::Jpeg, Rung::Quick)] {
+            assert_eq!(of(&rough_one, format, rung), rung);
+        }
+        assert_eq!(of(&raster(1023, 512, rough), Format::Avif, Rung::Quick), Rung::Quick, "small");
+        let calm = raster(1024, 512, |x, y| if y < 256 { 200 } else { rough(x, y) });
+        assert_eq!(of(&calm, Format::Avif, Rung::Quick), Rung::Quick, "half of it is calm");
+        let found = encode(&rough_one, Format::Avif, Quality::LOW, Rung::Quick).expect("a picture");
+        let same = encode_native(&rough_one, Format::Avif, found.native, Rung::Hurried).expect("a picture");
+        assert!(found.file == same.file, "{} bytes, {}", found.file.len(), same.file.len());
     }
 }

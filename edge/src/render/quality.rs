@@ -52,6 +52,9 @@ const fn table(format: Format, rung: Rung) -> Option<&'static Table> {
         (Format::Webp, Rung::Quick) => &tables::WEBP_QUICK,
         (Format::Webp, Rung::Final) => &tables::WEBP_FINAL,
         (Format::Jpeg, Rung::Hurried | Rung::Quick) => &tables::JPEG_QUICK,
+        #[cfg(feature = "mozjpeg")]
+        (Format::Jpeg, Rung::Final) => &tables::MOZJPEG_FINAL,
+        #[cfg(not(feature = "mozjpeg"))]
         (Format::Jpeg, Rung::Final) => &tables::JPEG_FINAL,
         (Format::Png, _) => return None,
     })

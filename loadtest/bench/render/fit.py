@@ -17,8 +17,10 @@ ANCHORS = [20, 30, 40, 50, 60, 70, 80, 90, 95]
 FEATURES = 8
 KINDS = [
     "avif-hurried", "avif-quick", "avif-final", "ravif-quick", "ravif-final",
-    "webp-hurried", "webp-quick", "webp-final", "jpeg-quick", "jpeg-final",
+    "webp-hurried", "webp-quick", "webp-final", "jpeg-quick", "jpeg-final", "mozjpeg-final",
 ]
+# Encoders that only an edge with a feature has, and those that take their place without it.
+FEATURES_OF = {"avif": ("aom", True), "ravif": ("aom", False), "mozjpeg": ("mozjpeg", True), "jpeg-final": ("mozjpeg", False)}
 # Against weights that only fit the noise of some dozens of pictures.
 RIDGE = 0.05
 
@@ -88,11 +90,9 @@ use super::Table;
 ''')
     for kind in KINDS:
         name = kind.upper().replace("-", "_")
-        # Each is one feature's encoder of AVIF.
-        if kind.startswith("avif"):
-            print('#[cfg(feature = "aom")]')
-        if kind.startswith("ravif"):
-            print('#[cfg(not(feature = "aom"))]')
+        feature, is_on = FEATURES_OF.get(kind) or FEATURES_OF.get(kind.split("-")[0]) or (None, None)
+        if feature:
+            print(f'#[cfg(feature = "{feature}")]' if is_on else f'#[cfg(not(feature = "{feature}"))]')
         print(f"#[rustfmt::skip]\npub(super) const {name}: Table = [")
         for row in fit(found, features, kind):
             print("    [" + ", ".join(f"{weight:.4f}" for weight in row) + "],")

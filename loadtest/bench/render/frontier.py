@@ -13,7 +13,7 @@ from pathlib import Path
 
 PEER = "sharp-e4-444"  # sharp's default
 SCORES = (50, 60, 70, 80)
-COLOURS = {"avif-final": "#0b7a4b", "avif-quick": "#59b98c", "webp-final": "#1f5fa8", "webp-quick": "#86aedd", "jpeg-final": "#8a5a00",
+COLOURS = {"avif-final": "#0b7a4b", "avif-quick": "#59b98c", "webp-final": "#1f5fa8", "webp-quick": "#86aedd", "mozjpeg-final": "#8a5a00",
            "jpeg-quick": "#d3a54a", "sharp-e4-444": "#b3261e", "sharp-e4-420": "#e5736c", "sharp-e2-420": "#f0a29d",
            "sharp-e0-420": "#f6cbc8", "avifenc-s6-420": "#6d4aa3", "avifenc-svt-s6-420": "#a98fd0"}
 

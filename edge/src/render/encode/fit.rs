@@ -67,6 +67,7 @@ pub(in crate::render) fn shrunk(
     bytes_max: usize,
 ) -> Result<Found, EncodeError> {
     guarded(format, || {
+        let rung = source.encoder_rung(format, rung);
         let reference = source.judge(format, rung);
         let mut encoding = open(source.raster, format, rung, reference)?;
         let mut found = search(&mut *encoding, (format, rung), first, bytes_max)?;

@@ -4,7 +4,10 @@
 //! The final rung is progressive with optimised Huffman tables, which is smaller and shows a whole picture early. The
 //! quick one is interleaved baseline with fixed tables: optimising them without progression would write one scan per
 //! component, which some decoders upsample badly. Chroma is 4:2:0, averaged rather than picked, where that leaves the picture what
-//! it is; on the quick rung, which has no time to see, below native quality 90.
+//! it is; on the quick rung, which has no time to see, below native quality 90. Where this edge is built with mozjpeg, that makes the finals.
+
+#[cfg(feature = "mozjpeg")]
+pub(super) mod moz;
 
 use jpeg_encoder::{ChromaSubsamplingMethod, ColorType, Encoder, QuantizationTableType, SamplingFactor};
 
@@ -63,10 +66,14 @@ impl Encoding for Jpeg<'_> {
     }
 
     fn decoded(&self, file: &[u8]) -> Result<Vec<u8>, String> {
-        JpegDecoder::new(ZCursor::new(file)).decode().map_err(|error| error.to_string())
+        decoded(file)
     }
 
     fn step(&self) -> f32 {
         1.0
     }
+}
+
+fn decoded(file: &[u8]) -> Result<Vec<u8>, String> {
+    JpegDecoder::new(ZCursor::new(file)).decode().map_err(|error| error.to_string())
 }

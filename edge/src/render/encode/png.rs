@@ -1,4 +1,8 @@
-//! PNG by the png crate: lossless, 8-bit RGB, tagged sRGB. Only where a URL asks for it by name.
+//! PNG by the png crate: lossless, 8-bit RGB, tagged sRGB. Only where a URL asks for it by name. The final rung is oxipng's where this edge is
+//! built with it.
+
+#[cfg(feature = "oxipng")]
+pub(super) mod oxi;
 
 use png::{BitDepth, ColorType, Compression, Encoder, SrgbRenderingIntent};
 

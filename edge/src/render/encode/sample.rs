@@ -31,8 +31,9 @@ pub(super) fn sample(raster: &Raster) -> Raster {
 /// Of what a whole picture loses of its score, how much less its sample loses: it has none of the coarsest scales that are judged.
 pub(super) const fn gain(format: Format) -> f64 {
     match format {
-        Format::Jpeg => 0.16,
-        Format::Avif | Format::Webp | Format::Png => 0.1,
+        Format::Jpeg => 0.12,
+        Format::Avif => 0.08,
+        Format::Webp | Format::Png => 0.05,
     }
 }
 

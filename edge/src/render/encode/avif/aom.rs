@@ -14,6 +14,9 @@ const QUICK_SPEED: u8 = 7;
 const PROBE_SPEED: u8 = 6;
 const FINAL_SPEED: u8 = 5;
 
+/// The unit that begins a stream of pictures (AV1 §5.6).
+const TEMPORAL_DELIMITER: [u8; 2] = [0x12, 0];
+
 pub(in crate::render::encode) struct Aom<'r> {
     raster: &'r Raster,
     rung: Rung,
@@ -40,12 +43,14 @@ impl<'r> Aom<'r> {
         let obus = encode(&self.picture, Settings { speed, quantizer }).map_err(|error| error.to_string())?;
         let is_halved = self.picture.chroma() == Chroma::Half;
         let bits = u8::try_from(self.picture.depth().bits()).map_err(|error| error.to_string())?;
+        // An item has no need of it, and should not have it (AVIF §2.1).
+        let item = obus.strip_prefix(&TEMPORAL_DELIMITER).unwrap_or(&obus);
         let mut file = Aviffy::new();
         file.set_matrix_coefficients(MatrixCoefficients::Bt601)
             .set_full_color_range(true)
             .set_chroma_subsampling((is_halved, is_halved))
             .set_seq_profile(u8::from(!is_halved));
-        Ok(file.to_vec(&obus, None, self.raster.width_px, self.raster.height_px, bits))
+        Ok(file.to_vec(item, None, self.raster.width_px, self.raster.height_px, bits))
     }
 }
 
