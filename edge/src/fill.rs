@@ -7,6 +7,7 @@
 //! | `rendition` | cutting a rendition from its master while a reader waits |
 //! | `settle` | what is made behind the readers: final rungs, replacements of stale renditions, warming |
 //! | `laid` | what became of the layers of pictures |
+//! | `lqip` | what pages may show before a picture |
 //! | `sign` | the manifest of a rendition: kept, or signed now |
 //! | `ingredients` | the pictures that a recipe is made from, as a manifest tells them |
 //! | `error` | why there is no rendition |
@@ -23,6 +24,7 @@
 mod error;
 mod ingredients;
 mod laid;
+mod lqip;
 mod master;
 mod peek;
 mod rendition;

@@ -102,7 +102,6 @@ use crate::drafts::DraftDesk;
 use crate::fill::Fill;
 use crate::governance::{ReviewDesk, ShownCase};
 use crate::origin::Regions;
-use crate::request::Pinning;
 use crate::resolve::{Operator, Resolution, resolve};
 use crate::response::{self, Negotiation, StaticText, TextKind};
 use crate::seo::{self, Loading, Place, Placement};
@@ -490,8 +489,7 @@ impl Preview {
                 around(campaign, of, &census, entry)
             },
             placement: seals.are_usable().then(|| {
-                let place =
-                    Place { public_url: &self.public_url, pinning: Pinning::Open, seal: seals.copied().cloned() };
+                let place = Place::new(&self.public_url, seals.copied().cloned());
                 Placement::new(&resolved, seo::Shown::of(&self.fill, &want), place)
             }),
             reasons: Reasons::of((campaign, slot, &resolved.variant), binding.as_deref(), tastes.language),

@@ -241,8 +241,12 @@ impl Fill {
             finish: Arc::clone(cut.finish),
             drawn: cut.drawn(),
             manifest: plan.manifest.take(),
+            lqip: self.lqip_ask(cut),
         };
         let (mut encoded, cpu) = self.pool.render(precedence, pixels, job).await?;
+        if let Some(lqip) = encoded.lqip {
+            self.learn_lqip(cut, lqip);
+        }
         let layers = encoded.layers.take().map(|(report, elapsed)| self.laid.note(cut, report, elapsed));
         let smaller_as = encoded.smaller_as;
         let sealed = self.credentials.seal(cut, encoded, plan).await?;

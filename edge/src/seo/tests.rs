@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::campaign::tests::Site;
 use crate::governance::{PlaceStanding, Withheld};
-use crate::request::Pinning;
+use crate::request::{Pinning, SavingAsk};
 use crate::resolve::{Operator, Resolution, resolve};
 use crate::shared_state::Reason;
 use crate::words::Moment;
@@ -55,15 +55,18 @@ fn shown(showing: Showing, resolved: &crate::resolve::Resolved) -> Shown {
         is_of_manifest: true,
         drawn: Moment::from_unix_s(1_796_000_000),
         standing: PlaceStanding { changes_unix_ms: None, epoch: None },
+        lqip: showing.is_live().then(|| LQIP.parse().expect("an LQIP")),
     }
 }
 
 pub(super) fn placement(site: &Site, url: &str, showing: Showing) -> Placement {
     let catalog = site.load();
     let Resolution { resolved, .. } = resolve(&catalog, url, &Operator).outcome.expect("a variant");
-    let place = Place { public_url: PUBLIC_URL, pinning: Pinning::Open, seal: None };
+    let place = Place::new(PUBLIC_URL, None);
     Placement::new(&resolved, shown(showing, &resolved), place)
 }
+
+const LQIP: &str = "#c81e5aIQgSDQRVVVVVVVVVVVVV";
 
 pub(super) const MUG: &str = "/i/autumn/hero?product=mug&colour=red&locale=en-GB";
 
@@ -185,6 +188,42 @@ fn pinned_markup_names_the_version_in_every_url() {
     for form in [mug.markup(), mug.preload(), mug.mail(), mug.meta(), mug.image_object().expect("live").to_string()] {
         let urls = form.matches("https://img.example.com/i/").count();
         assert!(urls > 0 && form.matches(&version).count() == urls, "{form}");
+    }
+}
+
+#[test]
+fn an_lqip_stands_where_the_slot_has_it_and_only_of_what_is_live() {
+    let site = site();
+    let plain = placement(&site, MUG, Showing::Live);
+    assert!(!plain.markup().contains("thumbhash") && !plain.markup().contains("style="));
+    let told = json!({ "average_colour": "#c81e5a", "thumbhash": "IQgSDQRVVVVVVVVVVVVV" });
+    assert_eq!(plain.document()["lqip"], told, "data is there in any case");
+    let attributes = "data-average-colour=\"#c81e5a\" data-thumbhash=\"IQgSDQRVVVVVVVVVVVVV\">";
+    let style = "alt=\"red mug\" style=\"background-color:#c81e5a\"";
+    let mut former = "channel = \"shop\"".to_owned();
+    for (place, is_styled) in [("data", false), ("style", true)] {
+        let line = format!("channel = \"shop\"\nlqip = \"{place}\"");
+        site.edit("campaigns/autumn.toml", &former, &line);
+        former = line;
+        let mug = placement(&site, MUG, Showing::Live);
+        let markup = mug.markup();
+        assert!(markup.contains(attributes), "{markup}");
+        assert_eq!(markup.contains(style), is_styled, "{markup}");
+        assert!(markup.len() - plain.markup().len() <= 400, "{markup}");
+        assert_eq!(mug.react().contains(" style={{ backgroundColor: \"#c81e5a\" }}"), is_styled, "{}", mug.react());
+        let undrawn = placement(&site, MUG, Showing::Undrawn);
+        assert_eq!((undrawn.markup(), undrawn.document().get("lqip")), (plain.markup(), None));
+    }
+}
+
+#[test]
+fn markup_that_opts_in_to_save_data_does_so_in_every_url() {
+    let mut mug = placement(&site(), MUG, Showing::Live);
+    assert!(!mug.markup().contains("save-data"));
+    mug.saving = SavingAsk::Client;
+    for form in [mug.markup(), mug.preload(), mug.mail(), mug.meta()] {
+        let urls = form.matches("https://img.example.com/i/").count();
+        assert!(urls > 0 && form.matches("save-data=auto").count() == urls, "{form}");
     }
 }
 

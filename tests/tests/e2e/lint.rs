@@ -74,6 +74,7 @@ async fn no_message_is_bad_to_httplint() -> anyhow::Result<()> {
         ("final-long-way", 200, "GET", "/i/studio/thumb?product=mug&utm_source=x", &[]),
         ("explicit", 200, "GET", "/i/studio/thumb?product=mug&fm=webp", &[]),
         ("hints", 200, "GET", "/i/studio/thumb?product=mug&w=auto", &[("sec-ch-dpr", "2")]),
+        ("saving", 200, "GET", "/i/studio/thumb?product=mug&save-data=auto", &[("save-data", "on")]),
         ("head", 200, "HEAD", IMAGE, &[]),
         ("partial", 206, "GET", IMAGE, &[("range", "bytes=10-19")]),
         ("not-modified", 304, "GET", IMAGE, &matching),

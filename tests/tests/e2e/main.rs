@@ -31,6 +31,7 @@ mod layers;
 mod limits;
 mod lint;
 mod listener;
+mod loading;
 mod markup;
 mod observing;
 mod origin;
