@@ -199,7 +199,8 @@ fn text(placement: &Placement, form: MarkupForm) -> (TextKind, String) {
         MarkupForm::Json => (TextKind::Json, placement.document().to_string()),
         // `null` where there is nothing to tell.
         MarkupForm::JsonLd => (TextKind::JsonLd, placement.structured_data().unwrap_or_default().to_string()),
-        MarkupForm::Preload => (TextKind::Plain, placement.preload()),
+        // Empty where there is nothing to preload.
+        MarkupForm::Preload => (TextKind::Plain, placement.preload().unwrap_or_default()),
         MarkupForm::Meta => (TextKind::Html, placement.meta()),
         MarkupForm::Mail => (TextKind::Html, placement.mail()),
     }

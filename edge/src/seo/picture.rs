@@ -5,7 +5,8 @@
 //!
 //! Invariants: width and height are always written, so that nothing shifts (CLS); formats stand best first, and only those that
 //! the slot has; a hero loads eagerly and with high priority, everything else lazily and, where the browser can, at the width that its
-//! layout gives it (`sizes="auto"`).
+//! layout gives it (`sizes="auto"`). Only a hero is preloaded: a preload has no layout, so it would name another candidate than
+//! `auto`, and the browser would fetch both.
 
 use bildkante_shared::urgency::Urgency;
 use maud::{Markup, PreEscaped, html};
@@ -239,8 +240,11 @@ impl<'a> Frame<'a> {
     }
 
     /// The value of a `Link` header that preloads the best format; browsers that do not know it ignore it. With cuts it is a
-    /// list, of which a browser follows one: each member's condition rules out those before it.
-    pub(super) fn preload(&self) -> String {
+    /// list, of which a browser follows one: each member's condition rules out those before it. `None` of a lazy image.
+    pub(super) fn preload(&self) -> Option<String> {
+        if self.picture.loading == Loading::Lazy {
+            return None;
+        }
         let conditions: Vec<&MediaCondition> = self.picture.cuts.iter().map(|cut| &cut.media).collect();
         let cuts = self
             .picture
@@ -250,15 +254,14 @@ impl<'a> Frame<'a> {
             .map(|(place, cut)| self.of_cut(cut).preload_where(Some(cut.media.behind(&conditions[..place]))));
         let own = (!conditions.is_empty()).then(|| MediaCondition::none_of(&conditions));
         let links: Vec<String> = cuts.chain([self.preload_where(own)]).collect();
-        links.join(", ")
+        Some(links.join(", "))
     }
 
     fn preload_where(&self, media: Option<String>) -> String {
         let best = self.best();
-        let priority = if self.picture.loading == Loading::Hero { "; fetchpriority=high" } else { "" };
         let media = media.map(|media| format!("; media=\"{media}\"")).unwrap_or_default();
         format!(
-            "<{}>; rel=preload; as=image; type=\"{}\"{media}; imagesrcset=\"{}\"; imagesizes=\"{}\"{priority}",
+            "<{}>; rel=preload; as=image; type=\"{}\"{media}; imagesrcset=\"{}\"; imagesizes=\"{}\"; fetchpriority=high",
             self.candidate(self.largest_px(), Some(best)),
             best.media_type(),
             self.srcset(Some(best)),
@@ -407,13 +410,13 @@ mod tests {
         let (lazy, hero) = (picture(Loading::Lazy), picture(Loading::Hero));
         assert_eq!(sizes(&lazy.markup().0), ["auto, (min-width: 50rem) 50vw, 100vw"; 3]);
         assert_eq!(sizes(&hero.markup().0), ["(min-width: 50rem) 50vw, 100vw"; 3]);
-        assert!(Frame::plain(lazy).preload().contains("imagesizes=\"(min-width: 50rem) 50vw, 100vw\""));
+        assert_eq!(Frame::plain(lazy).preload(), None, "it would name another width");
         assert_eq!(sizes(&lazy.hinted().0), ["(min-width: 50rem) 50vw, 100vw"], "it has no list of candidates");
     }
 
     #[test]
     fn the_preload_names_one_type_and_all_its_widths() {
-        let link = Frame::plain(picture(Loading::Hero)).preload();
+        let link = Frame::plain(picture(Loading::Hero)).preload().expect("a hero has one");
         assert!(link.starts_with('<') && link.contains("type=\"image/avif\"") && link.contains("640w"), "{link}");
         assert!(!link.contains("webp"));
     }

@@ -231,16 +231,17 @@ impl Placement {
         self.shown.lqip.filter(|_| place != LqipMarkup::None).map(|lqip| (place, lqip))
     }
 
-    /// The value of a `Link` field that preloads the picture: sent by the page's own server.
+    /// The value of a `Link` field that preloads the picture: sent by the page's own server. `None` of a lazy picture, whose width
+    /// only the page's layout knows.
     #[must_use]
-    pub fn preload(&self) -> String {
+    pub fn preload(&self) -> Option<String> {
         self.frame().preload()
     }
 
     /// The same as an interim response, as it goes over the wire (RFC 8297).
     #[must_use]
-    pub fn early_hints(&self) -> String {
-        format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", self.preload())
+    pub fn early_hints(&self) -> Option<String> {
+        self.preload().map(|link| format!("HTTP/1.1 103 Early Hints\r\nLink: {link}\r\n\r\n"))
     }
 }
 

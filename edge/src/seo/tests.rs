@@ -89,11 +89,15 @@ fn only_formats_of_the_slot_are_offered() {
     let site = site();
     site.edit("campaigns/autumn.toml", "formats = [\"avif\", \"webp\", \"jpg\"]", "formats = [\"webp\", \"jpg\"]");
     let teaser = placement(&site, "/i/autumn/teaser", Showing::Live);
+    let preloaded = |teaser: &Placement| {
+        let hero = Placement { loading: Loading::Hero, ..teaser.clone() };
+        hero.preload().expect("of a hero")
+    };
     assert!(!teaser.markup().contains("avif") && teaser.markup().contains("image/webp"));
-    assert!(teaser.preload().contains("type=\"image/webp\"") && !teaser.preload().contains("fetchpriority"));
+    assert!(preloaded(&teaser).contains("type=\"image/webp\""));
     site.edit("campaigns/autumn.toml", "formats = [\"webp\", \"jpg\"]", "formats = [\"jpg\"]");
     let teaser = placement(&site, "/i/autumn/teaser", Showing::Live);
-    assert!(!teaser.markup().contains("<source") && teaser.preload().contains("image/jpeg"));
+    assert!(!teaser.markup().contains("<source") && preloaded(&teaser).contains("image/jpeg"));
 }
 
 #[test]
@@ -185,7 +189,8 @@ fn pinned_markup_names_the_version_in_every_url() {
     let mut mug = placement(&site, MUG, Showing::Live);
     mug.pinning = Pinning::Current;
     let version = format!("v={}", mug.version.clone().expect("it is live").as_str());
-    for form in [mug.markup(), mug.preload(), mug.mail(), mug.meta(), mug.image_object().expect("live").to_string()] {
+    let preload = mug.preload().expect("a hero");
+    for form in [mug.markup(), preload, mug.mail(), mug.meta(), mug.image_object().expect("live").to_string()] {
         let urls = form.matches("https://img.example.com/i/").count();
         assert!(urls > 0 && form.matches(&version).count() == urls, "{form}");
     }
@@ -221,7 +226,7 @@ fn markup_that_opts_in_to_save_data_does_so_in_every_url() {
     let mut mug = placement(&site(), MUG, Showing::Live);
     assert!(!mug.markup().contains("save-data"));
     mug.saving = SavingAsk::Client;
-    for form in [mug.markup(), mug.preload(), mug.mail(), mug.meta()] {
+    for form in [mug.markup(), mug.preload().expect("a hero"), mug.mail(), mug.meta()] {
         let urls = form.matches("https://img.example.com/i/").count();
         assert!(urls > 0 && form.matches("save-data=auto").count() == urls, "{form}");
     }
@@ -253,7 +258,7 @@ fn heads_of_shared_pages_have_title_picture_and_locale() {
 
 #[test]
 fn an_interim_response_is_one_field() {
-    let hints = placement(&site(), MUG, Showing::Live).early_hints();
+    let hints = placement(&site(), MUG, Showing::Live).early_hints().expect("of a hero");
     let lines: Vec<&str> = hints.split("\r\n").collect();
     assert_eq!((lines.len(), lines[0], lines[2], lines[3]), (4, "HTTP/1.1 103 Early Hints", "", ""));
     assert!(lines[1].starts_with("Link: <https://img.example.com/i/autumn/hero/"), "{hints}");
@@ -336,8 +341,22 @@ fn no_text_of_a_manifest_is_code_in_any_form() {
     let inside = inside.expect("one element");
     assert!(!inside.contains(['<', '>', '&', '\u{2028}']), "{inside}");
     assert_eq!(serde_json::from_str::<Value>(inside).expect("JSON"), mug.structured_data().expect("live"));
-    let header = mug.preload();
+    let header = mug.preload().expect("a hero");
     assert!(header.is_ascii() && !header.contains("onerror") && http::HeaderValue::from_str(&header).is_ok());
+}
+
+/// A browser would fetch what the preload names and what `sizes="auto"` comes to.
+#[test]
+fn only_heroes_are_preloaded() {
+    let site = site();
+    let teaser = placement(&site, "/i/autumn/teaser", Showing::Live);
+    assert!(teaser.markup().contains(" sizes=\"auto, "), "{}", teaser.markup());
+    let document = teaser.document();
+    assert_eq!((document.get("preload"), document.get("early_hints")), (None, None));
+    assert_eq!([SnippetKind::Preload, SnippetKind::EarlyHints].map(|kind| teaser.snippet(kind)), [None, None]);
+    let hero = placement(&site, MUG, Showing::Live);
+    assert!(hero.document()["preload"].as_str().is_some_and(|link| link.ends_with("; fetchpriority=high")));
+    assert!(!hero.markup().contains("sizes=\"auto"), "{}", hero.markup());
 }
 
 /// A browser takes the first source whose condition holds, and follows one preload.
@@ -359,7 +378,7 @@ fn cuts_stand_in_markup_preload_and_json_with_the_same_urls() {
     assert_eq!(types, ["image/avif", "image/webp", "image/jpeg", "image/avif", "image/webp"]);
     assert!(!markup.split("<img").nth(1).expect("an image").contains("art="), "{markup}");
 
-    let preload = mug.preload();
+    let preload = mug.preload().expect("a hero");
     let links: Vec<&str> = preload.split("rel=preload").skip(1).collect();
     assert_eq!(links.len(), 2, "{preload}");
     assert!(

@@ -1,14 +1,18 @@
-//! What pages show before a picture is there, and readers who save data.
+//! What pages show before a picture is there, what they fetch of it, and readers who save data.
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use bildkante_gpu_node::testing::FakeControl;
+use bildkante_tests::browser::Browser;
 use bildkante_tests::client::{Reply, eventually};
+use bildkante_tests::judge;
 use bildkante_tests::rig::{Plan, Rig};
 use http::header::ACCEPT;
 use http::{HeaderName, Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::cuts::{Page, with_cut};
 use crate::kills::{CUBE, VASE};
 use crate::purge::{admin, with_tokens};
 
@@ -23,7 +27,8 @@ fn with_lqip(text: String) -> String {
 async fn told(rig: &Rig) -> anyhow::Result<(String, Value)> {
     let fragment = rig.http.get(rig.public(), &format!("{MARKUP}&fm=html"), &[]).await?;
     let document = rig.http.get(rig.public(), &format!("{MARKUP}&fm=json"), &[]).await?.json()?;
-    Ok((fragment.text(), document["lqip"].clone()))
+    // An edge that is started again has another port.
+    Ok((fragment.text().replace(&rig.public().to_string(), "edge"), document["lqip"].clone()))
 }
 
 #[tokio::test]
@@ -82,15 +87,16 @@ async fn save_data_counts_where_the_url_opts_in_and_nowhere_else() -> anyhow::Re
     };
     let usual = ask("fm=png", &on).await?;
     assert_eq!(usual.header("vary"), "", "no field takes part");
-    let (usual, low) = (ask("fm=webp", &on).await?, ask("fm=webp&q=low", &[]).await?);
+    // JPEG: of coloured noise no WebP reaches either score, because it halves the chroma, and both would be the same file.
+    let (usual, low) = (ask("fm=jpg", &on).await?, ask("fm=jpg&q=low", &[]).await?);
     assert_ne!(usual.header("etag"), low.header("etag"));
     for (fields, expected) in [(&on[..], &low), (&[][..], &usual), (&[(SAVE_DATA, "off")][..], &usual)] {
-        let reply = ask("fm=webp&save-data=auto", fields).await?;
+        let reply = ask("fm=jpg&save-data=auto", fields).await?;
         assert_eq!((reply.header("vary"), reply.header("etag")), ("Save-Data", expected.header("etag")), "{fields:?}");
     }
     // Asked again, so that an answer that was kept for one client would be seen by another.
     for fields in [&on[..], &[], &on, &[]] {
-        let reply = ask("fm=webp&save-data=auto", fields).await?;
+        let reply = ask("fm=jpg&save-data=auto", fields).await?;
         let expected = if fields.is_empty() { &usual } else { &low };
         assert_eq!(reply.header("etag"), expected.header("etag"), "{fields:?}");
     }
@@ -110,6 +116,66 @@ async fn save_data_counts_where_the_url_opts_in_and_nowhere_else() -> anyhow::Re
     assert_eq!((refused.status, refused.json()?["allowed"].clone()), (StatusCode::BAD_REQUEST, json!(["auto"])));
     let markup = rig.http.get(rig.public(), "/p/studio/thumb?fm=html&save-data=auto", &[]).await?.text();
     assert_eq!((markup.matches("&amp;save-data=auto").count(), markup.matches("/i/studio/").count()), (13, 13));
+    rig.stop().await;
+    Ok(())
+}
+
+/// What a page has of its pictures: which candidates are shown, and what was fetched how often.
+const SEEN: &str = "const done = arguments[arguments.length - 1];\
+    setTimeout(() => {\
+        const pictures = [...document.images];\
+        done({ shown: pictures.map(it => it.currentSrc), loaded: pictures.every(it => it.complete && it.naturalWidth > 0),\
+            fetched: performance.getEntriesByType('resource').map(it => it.name) });\
+    }, 0)";
+
+/// A preload names a width by `sizes`, and a lazy image takes the one of its layout: where both were there, the browser fetched two.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_fetches_each_picture_of_a_page_once() -> anyhow::Result<()> {
+    let test = "a_browser_fetches_each_picture_of_a_page_once";
+    let (Some(driver), Some(chromium)) = (judge::find("chromedriver", test)?, judge::find("chromium", test)?) else {
+        return Ok(());
+    };
+    let control = Arc::new(FakeControl::default());
+    let rig = Rig::start(Plan { manifest: with_cut, ..Plan::painted(&control) }).await?;
+    let mut links = Vec::new();
+    let mut pictures = String::new();
+    for slot in ["hero", "thumb"] {
+        let url = format!("/p/studio/{slot}?product=vase");
+        let document = rig.http.get(rig.public(), &format!("{url}&fm=json"), &[]).await?.json()?;
+        let preload = rig.http.get(rig.public(), &format!("{url}&fm=preload"), &[]).await?;
+        assert_eq!((preload.status, preload.content_type()), (StatusCode::OK, "text/plain; charset=utf-8"));
+        assert_eq!(document["preload"].as_str().unwrap_or_default(), preload.text());
+        assert_eq!(preload.text().is_empty(), slot == "thumb", "{}", preload.text());
+        links.extend(document["preload"].as_str().map(str::to_owned));
+        pictures.push_str(document["markup"].as_str().context("markup")?);
+    }
+    let body = format!(
+        "<!doctype html><html lang=en><head><link rel=icon href='data:,'><style>img {{ width: 30%; height: auto; display: block }}\
+         </style></head><body style='margin:0'>{pictures}</body></html>"
+    );
+    let page = Page::serve(&links.join(", "), &body).await?;
+    let browser = Browser::open(&driver, &chromium).await?;
+    // The list of the slot says 6rem, or 100vw in its cut; the layout gives it 126 and 384 px.
+    for (width_px, lazy) in [(420, "art=tall&w=144&"), (1_280, "&w=192&")] {
+        browser.visit("about:blank").await?;
+        browser.resize(width_px, 900).await?;
+        browser.visit(&format!("http://{}/", page.address)).await?;
+        let mut seen = Value::Null;
+        eventually("the pictures are there", async || {
+            seen = browser.run_async(SEEN).await?;
+            Ok(seen["loaded"] == true)
+        })
+        .await?;
+        let names = |key: &str| -> Vec<String> {
+            let mut names: Vec<_> =
+                seen[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+            names.sort();
+            names
+        };
+        assert_eq!((names("fetched"), names("shown").len()), (names("shown"), 2), "{width_px} px: {seen}");
+        assert!(seen["shown"][1].as_str().is_some_and(|url| url.contains(lazy)), "{width_px} px: {seen}");
+    }
+    browser.close().await?;
     rig.stop().await;
     Ok(())
 }
