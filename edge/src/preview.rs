@@ -41,6 +41,7 @@ mod desk;
 mod draft;
 mod drafting;
 pub(crate) mod events;
+mod files;
 mod filter;
 mod frame;
 mod history;
@@ -84,6 +85,7 @@ use self::cards::{CardTexts, Pickable, Shown, VARIANT_PAGE};
 use self::census::{Censuses, SlotOf};
 use self::desk::Desk;
 use self::events::Events;
+use self::files::Files;
 use self::frame::{Crumb, Frame, Measured, Person};
 use self::layers::{Layers, sets_on_picture};
 use self::progress::{Drawing, Progresses};
@@ -502,6 +504,7 @@ impl Preview {
             decisions,
             likeness: self.likeness(&resolved.variant, binding.clone()),
             layers: Layers::of((&catalog, &self.fill), (campaign, slot_index), combination, tastes.language).await,
+            files: Files::of((&catalog, &self.fill), (campaign, slot_index), combination).await,
             draft: if may_draft { Some(self.draft_form(&resolved.variant).await) } else { None },
             desk: role.map(|role| Desk { role, csrf: reader.csrf, back: &back }),
         };

@@ -16,6 +16,7 @@ pub mod layers;
 mod limit;
 mod look;
 mod lqip;
+mod making;
 mod metrics;
 mod original;
 mod placeholder;
@@ -50,6 +51,7 @@ pub use file::least_bytes;
 pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
 pub use look::{CUBE_BYTES_MAX, Cube, CubeError, Grain, Look, Sharpen};
 pub use lqip::{Lqip, LqipAsk, LqipError};
+pub use making::{Making, Score};
 pub use metrics::RenderMetrics;
 pub use original::{
     DecodeMemory, MemoryShare, NoMemory, ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat, decode_original,

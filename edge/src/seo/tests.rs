@@ -90,7 +90,8 @@ fn only_formats_of_the_slot_are_offered() {
     site.edit("campaigns/autumn.toml", "formats = [\"avif\", \"webp\", \"jpg\"]", "formats = [\"webp\", \"jpg\"]");
     let teaser = placement(&site, "/i/autumn/teaser", Showing::Live);
     let preloaded = |teaser: &Placement| {
-        let hero = Placement { loading: Loading::Hero, ..teaser.clone() };
+        let mut hero = teaser.clone();
+        hero.loading = Loading::Hero;
         hero.preload().expect("of a hero")
     };
     assert!(!teaser.markup().contains("avif") && teaser.markup().contains("image/webp"));

@@ -46,6 +46,7 @@ mod purge;
 mod repeats;
 mod reviews;
 mod rights;
+mod scores;
 mod sharing;
 mod signing;
 mod sitemap;
