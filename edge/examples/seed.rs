@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
-use bildkante_edge::cache::{Binding, CacheMetrics, Caches, Lineage, PutOutcome, Rendition, RenditionKey};
+use bildkante_edge::cache::{Binding, CacheMetrics, Caches, Lineage, Lqips, PutOutcome, Rendition, RenditionKey};
 use bildkante_edge::campaign::Catalog;
 use bildkante_edge::config::Config;
 use bildkante_edge::render::{RenditionSpec, Rung};
@@ -110,6 +110,7 @@ fn binding(seed: &Seed) -> Binding {
         node: "seed".to_owned(),
         generation: 0,
         parts: None,
+        lqips: Lqips::default(),
         created_unix_ms: 0,
     }
 }

@@ -28,6 +28,7 @@ mod flight;
 mod folder;
 mod gate;
 mod key;
+mod lqips;
 mod manifests;
 mod masters;
 mod memory;
@@ -58,6 +59,7 @@ pub use entry::{EntryError, decode as decode_entry};
 pub use flight::{FlightError, FlightRole, Flights, Ticket};
 pub use gate::GateError;
 pub use key::{ContentHasher, ContentHasherBuilder, RenditionKey};
+pub use lqips::{LqipKey, Lqips};
 pub use manifests::{KeptManifest, MANIFEST_BYTES_MAX, ManifestError, Manifests};
 pub use masters::{HeldMaster, MasterError, MasterFile, Masters, VerifiedMaster};
 pub use memory::{Insertion, MemoryTier};
@@ -67,7 +69,7 @@ pub use previous::{Previous, VariantName};
 #[cfg(test)]
 pub(crate) use rendition::testing;
 pub(crate) use rendition::unix_ms;
-pub use rendition::{Lineage, Precedence, Prepared, PreparedFor, Rendition};
+pub use rendition::{FileFacts, Lineage, Precedence, Prepared, PreparedFor, Rendition};
 pub use store::Lookup;
 pub use tier::{RenditionTier, Tier};
 
@@ -272,6 +274,14 @@ impl Caches {
         Some(rendition)
     }
 
+    /// What is told of the file that this edge has, without reading it whole: it counts as no look-up, and nothing moves.
+    pub async fn facts(&self, key: RenditionKey) -> Option<FileFacts> {
+        match self.memory.glance(key) {
+            Some(rendition) => Some(rendition.facts()),
+            None => self.disk.facts(key).await,
+        }
+    }
+
     /// Memory, then disk, then the shared store; what is found moves into those before. The first step alone,
     /// without a wait, is `memory.get`.
     pub async fn find(&self, key: RenditionKey) -> Option<(Tier, Arc<Rendition>)> {
@@ -410,7 +420,7 @@ fn dated(rendition: Arc<Rendition>, generation_at: impl FnOnce(u64) -> u64) -> A
 mod tests {
     use super::rendition::testing::rendition;
     use super::*;
-    use crate::render::Rung;
+    use crate::render::{Making, Rung, Score};
 
     fn open(config: &CacheConfig) -> Result<Caches, CacheError> {
         Caches::open(config, CacheMetrics::new(&prometheus::Registry::new()).unwrap())
@@ -429,6 +439,23 @@ mod tests {
         let caches = open(&config).unwrap();
         let tiers = [caches.find(key).await, caches.find(key).await].map(|found| found.map(|(tier, _)| tier));
         assert_eq!(tiers, [Some(Tier::Disk), Some(Tier::Memory)]);
+    }
+
+    #[tokio::test]
+    async fn what_is_told_of_a_file_is_known_from_memory_and_from_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = CacheConfig { disk_dir: dir.path().join("edge"), ..CacheConfig::default() };
+        let key = RenditionKey::from_raw([9; 16]);
+        let making = Some(Making { encode_ms: 640, score: Some(Score::of(71.3)) });
+        let caches = open(&config).unwrap();
+        assert_eq!(caches.facts(key).await, None);
+        caches.insert(key, Arc::new(rendition(b"body", Rung::Final).with_making(making))).await;
+        let facts = Some(FileFacts { rung: Rung::Final, bytes: 4, making, generation: 0 });
+        assert_eq!(caches.facts(key).await, facts);
+        drop(caches);
+        let caches = open(&config).unwrap();
+        assert_eq!(caches.facts(key).await, facts);
+        assert!(!caches.memory.contains(key), "nothing moves");
     }
 
     #[tokio::test]

@@ -70,7 +70,7 @@ pub use framing::{Framing, Insets};
 pub use import::{Examined, ImportOrder, ImportRunError, Imported, Statements, examine, import};
 pub use label::{Label, LabelIcon, LabelShow, ShownLabel};
 pub use layers::{FillError, Fitting, SlotLayers, SlotPlan, Stock};
-pub use markup::{Alternative, SlotMarkup};
+pub use markup::{Alternative, LqipMarkup, SlotMarkup};
 pub use media::{MediaCondition, MediaError};
 pub use models::ModelFacts;
 pub use motif::{Motif, MotifTag};

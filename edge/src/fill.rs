@@ -7,6 +7,8 @@
 //! | `rendition` | cutting a rendition from its master while a reader waits |
 //! | `settle` | what is made behind the readers: final rungs, replacements of stale renditions, warming |
 //! | `laid` | what became of the layers of pictures |
+//! | `lqip` | what pages may show before a picture |
+//! | `files` | what is told of a picture's files |
 //! | `sign` | the manifest of a rendition: kept, or signed now |
 //! | `ingredients` | the pictures that a recipe is made from, as a manifest tells them |
 //! | `error` | why there is no rendition |
@@ -21,8 +23,10 @@
 //! again; nothing outside this module reaches its caches, its origin, its pool or its budgets through it.
 
 mod error;
+mod files;
 mod ingredients;
 mod laid;
+mod lqip;
 mod master;
 mod peek;
 mod rendition;
@@ -37,6 +41,8 @@ use bildkante_shared::ids::RecipeId;
 use bildkante_shared::import::MasterRecipe;
 
 pub(crate) use self::error::FillError;
+pub(crate) use self::files::PictureFile;
+use self::files::QuickFiles;
 pub(crate) use self::ingredients::Ingredients;
 use self::laid::Laid;
 use self::master::Mastering;
@@ -74,6 +80,7 @@ pub struct Fill {
     masters: Arc<Mastering>,
     render_config: RenderConfig,
     laid: Laid,
+    files: QuickFiles,
     /// Renditions that readers wait for.
     renditions: Flights<WantKey, Result<Filled, FillError>>,
     /// For readers without budget: they get what is there already, and nothing is rendered.
@@ -131,6 +138,7 @@ impl Fill {
             masters: Arc::new(masters),
             render_config: config.render,
             laid: Laid::default(),
+            files: QuickFiles::default(),
             caches,
             purges,
             gate,

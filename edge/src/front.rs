@@ -70,6 +70,8 @@ struct FinishedHeads {
     not_modified: HeadText,
     from_memory: TierFields,
     from_disk: TierFields,
+    /// What `Server-Timing` says of the file.
+    file_timing: Box<[u8]>,
 }
 
 /// What depends on the tier that the body comes from.
@@ -191,6 +193,7 @@ impl Front {
             not_modified: HeadText::new(StatusCode::NOT_MODIFIED, &settled.not_modified),
             from_memory: source(Outcome::Memory, settled.status_from_memory),
             from_disk: source(Outcome::Disk, settled.status_from_disk),
+            file_timing: settled.file_timing,
         });
         if let Some(key) = question.with_key(|key| Box::<[u8]>::from(key)) {
             self.answers.insert(key, kept);
@@ -230,7 +233,8 @@ impl FinishedHeads {
     }
 
     fn weight(&self, key: &[u8]) -> u32 {
-        let bytes = key.len() + self.whole.text.len() + self.not_modified.text.len() + OVERHEAD_BYTES;
+        let bytes =
+            key.len() + self.whole.text.len() + self.not_modified.text.len() + self.file_timing.len() + OVERHEAD_BYTES;
         u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 }
@@ -295,8 +299,8 @@ impl Ready {
     #[must_use]
     pub fn into_response(self, now: Duration) -> Response<Body> {
         let source = self.kept.source(self.tier);
-        let mut timing = Vec::with_capacity(64);
-        response::write_hit_timing(&mut timing, self.elapsed, source.outcome, now);
+        let mut timing = Vec::with_capacity(128);
+        response::write_hit_timing(&mut timing, (self.elapsed, source.outcome), &self.kept.file_timing, now);
         let mut fields = self.form().fields().clone();
         fields.insert(CACHE_STATUS, source.cache_status.clone());
         if let Ok(mut timing) = HeaderValue::from_maybe_shared(Bytes::from(timing)) {
@@ -322,7 +326,7 @@ impl PreparedAnswer for Ready {
         head.extend_from_slice(b"cache-status: ");
         head.extend_from_slice(source.cache_status.as_bytes());
         head.extend_from_slice(b"\r\nserver-timing: ");
-        response::write_hit_timing(head, self.elapsed, source.outcome, now);
+        response::write_hit_timing(head, (self.elapsed, source.outcome), &self.kept.file_timing, now);
         head.extend_from_slice(b"\r\n");
     }
 

@@ -27,7 +27,8 @@ use crate::render::{
     Anchor, Cube, RENDITION_AREA_PX_MAX, RENDITION_SIDE_PX_MAX, Raster, decode_original, memory_for, original_facts,
 };
 use crate::request::{
-    ClientHints, FormatAsk, IgnoredParameters, ImageRequest, MARKUP_PATH_PREFIX, MarkupRequest, requested_urgency,
+    ClientHints, DataUse, FormatAsk, IgnoredParameters, ImageRequest, MARKUP_PATH_PREFIX, MarkupRequest,
+    requested_urgency,
 };
 use crate::resolve::format;
 use crate::resolve::layout::{Ask, Layout, Limits};
@@ -192,6 +193,7 @@ pub fn headers(data: &[u8]) {
     if let RequestedRange::Part { first, last } = conditional::requested_range(&headers, etag, LENGTH) {
         assert!(first <= last && last < LENGTH);
     }
+    let _ = DataUse::read(&headers);
     if let Some(field) = fields::list(&headers, &HeaderName::from_static("priority")) {
         let _ = requested_urgency(&field);
     }

@@ -502,7 +502,7 @@ impl Handler {
         let (campaign, slot) = (resolved.campaign.name.as_str(), resolved.slot.name.as_str());
         let counters = |outcome| self.metrics.hit_counters(outcome, rendition.spec.format, campaign, slot);
         let kept = (rendition.key, rendition);
-        self.front.keep(question, (epoch, ends), kept, response::settle(prepared, answer), counters);
+        self.front.keep(question, (epoch, ends), kept, response::settle(prepared, rendition, answer), counters);
     }
 
     /// The rendition's fixed headers. They are kept with it for the first slot and variant it is served for; a

@@ -136,6 +136,7 @@ fn any_pair() -> impl Strategy<Value = String> {
         ],
         2 => of(&["dpr=2", "dpr=1", "dpr=0.5", "dpr=1.5", "dpr=5", "dpr=9"]),
         4 => of(&["fm=avif", "fm=webp", "fm=jpg", "f=png", "fm=auto", "fm=pjpg", "fm=gif"]),
+        2 => of(&["save-data=auto", "SAVE-DATA=Auto", "save-data=on"]),
         3 => of(&["q=auto", "q=high", "q=low", "q=80", "q=37", "quality=50", "q=0"]),
         3 => of(&["h=300", "h=8000", "fit=pad", "fit=min", "fit=contain", "mode=fill", "crop=top", "g=left", "crop=entropy",
             "ar=1:1", "ar=16:9", "bg=102030", "fp-x=0.2", "fpy=0.9"]),
@@ -172,6 +173,7 @@ fn any_accept() -> impl Strategy<Value = Option<String>> {
 fn any_hints() -> impl Strategy<Value = Vec<(&'static str, String)>> {
     let field = prop_oneof![
         (select(&["sec-ch-width", "width", "sec-ch-viewport-width"][..]), (0u32..4000).prop_map(|px| px.to_string())),
+        (Just("save-data"), select(&["on", "off"][..]).prop_map(str::to_owned)),
         (select(&["sec-ch-dpr", "dpr"][..]), select(&["1", "2", "1.5", "3", "x"][..]).prop_map(str::to_owned)),
     ];
     vec(field, 0..4)
@@ -192,6 +194,7 @@ fn any_headers() -> impl Strategy<Value = HeaderMap> {
 fn of_factors(trace: &Trace<'_>, headers: &HeaderMap) -> HeaderMap {
     let is_factor = |name: &HeaderName| match name.as_str() {
         "accept" => trace.factors.contains(Factor::Accept),
+        "save-data" => trace.factors.contains(Factor::SaveData),
         "priority" => false,
         _ => trace.factors.contains(Factor::Hints),
     };
@@ -227,13 +230,13 @@ proptest! {
                 return Ok(());
             }
         };
-        let by_hints = trace.factors.contains(Factor::Hints);
+        let by_client = trace.factors.contains(Factor::Hints) || trace.factors.contains(Factor::SaveData);
 
-        // `explain` says what a client is answered who sends no hints.
+        // `explain` says what a client is answered who sends no hints and saves no data.
         let variant = explanation.variant.as_ref().expect("an image");
         prop_assert_eq!(variant.recipe_id, want.recipe_id(), "{}", url);
         let spec = &explanation.rendition.as_ref().expect("an image").spec;
-        prop_assert!(by_hints || *spec == want.spec.to_string(), "{}: {} {}", url, spec, want.spec);
+        prop_assert!(by_client || *spec == want.spec.to_string(), "{}: {} {}", url, spec, want.spec);
 
         // A warming stores it under the same key: in the format that the client chose, at the width that the hints chose.
         let request = trace.request.clone().expect("an image");
@@ -241,7 +244,7 @@ proptest! {
         let warmed = warm::want(&WORLD.catalog, &chosen).expect("an image");
         prop_assert_eq!(warmed.urgency, Urgency::LEAST);
         prop_assert_eq!((warmed.recipe_id(), warmed.finish.digest()), (want.recipe_id(), want.finish.digest()), "{}", url);
-        prop_assert!(by_hints || warmed.spec == want.spec, "{}: {} {}", url, warmed.spec, want.spec);
+        prop_assert!(by_client || warmed.spec == want.spec, "{}: {} {}", url, warmed.spec, want.spec);
 
         // A purge finds it.
         prop_assert!(covers(&purge.expect("an image").keys, want), "{}", url);

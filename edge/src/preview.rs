@@ -41,6 +41,7 @@ mod desk;
 mod draft;
 mod drafting;
 pub(crate) mod events;
+mod files;
 mod filter;
 mod frame;
 mod history;
@@ -84,6 +85,7 @@ use self::cards::{CardTexts, Pickable, Shown, VARIANT_PAGE};
 use self::census::{Censuses, SlotOf};
 use self::desk::Desk;
 use self::events::Events;
+use self::files::Files;
 use self::frame::{Crumb, Frame, Measured, Person};
 use self::layers::{Layers, sets_on_picture};
 use self::progress::{Drawing, Progresses};
@@ -102,7 +104,6 @@ use crate::drafts::DraftDesk;
 use crate::fill::Fill;
 use crate::governance::{ReviewDesk, ShownCase};
 use crate::origin::Regions;
-use crate::request::Pinning;
 use crate::resolve::{Operator, Resolution, resolve};
 use crate::response::{self, Negotiation, StaticText, TextKind};
 use crate::seo::{self, Loading, Place, Placement};
@@ -490,8 +491,7 @@ impl Preview {
                 around(campaign, of, &census, entry)
             },
             placement: seals.are_usable().then(|| {
-                let place =
-                    Place { public_url: &self.public_url, pinning: Pinning::Open, seal: seals.copied().cloned() };
+                let place = Place::new(&self.public_url, seals.copied().cloned());
                 Placement::new(&resolved, seo::Shown::of(&self.fill, &want), place)
             }),
             reasons: Reasons::of((campaign, slot, &resolved.variant), binding.as_deref(), tastes.language),
@@ -504,6 +504,7 @@ impl Preview {
             decisions,
             likeness: self.likeness(&resolved.variant, binding.clone()),
             layers: Layers::of((&catalog, &self.fill), (campaign, slot_index), combination, tastes.language).await,
+            files: Files::of((&catalog, &self.fill), (campaign, slot_index), combination).await,
             draft: if may_draft { Some(self.draft_form(&resolved.variant).await) } else { None },
             desk: role.map(|role| Desk { role, csrf: reader.csrf, back: &back }),
         };

@@ -16,6 +16,8 @@ pub mod layers;
 mod limit;
 mod load;
 mod look;
+mod lqip;
+mod making;
 mod metrics;
 mod original;
 mod placeholder;
@@ -50,6 +52,8 @@ pub use file::least_bytes;
 pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
 pub use load::Load;
 pub use look::{CUBE_BYTES_MAX, Cube, CubeError, Grain, Look, Sharpen};
+pub use lqip::{Lqip, LqipAsk, LqipError};
+pub use making::{Making, Score};
 pub use metrics::RenderMetrics;
 pub use original::{
     DecodeMemory, MemoryShare, NoMemory, ORIGINAL_FILE_BYTES_MAX, OriginalError, OriginalFormat, decode_original,
@@ -166,13 +170,14 @@ pub struct RenderJob {
     pub drawn: Option<Moment>,
     /// Where its manifest will be; `None` where none will be signed.
     pub manifest: Option<ManifestPlan>,
+    pub lqip: LqipAsk,
 }
 
 impl RenderJob {
-    /// Of a master without a date, and without a manifest.
+    /// Of a master without a date, and without a manifest or an LQIP.
     #[must_use]
     pub const fn new(master: MasterId, spec: RenditionSpec, rung: Rung, finish: Arc<Finish>) -> Self {
-        Self { master, spec, rung, finish, drawn: None, manifest: None }
+        Self { master, spec, rung, finish, drawn: None, manifest: None, lqip: LqipAsk::None }
     }
 
     /// Where its manifest is to be beside or in a file of so many bytes.
@@ -363,6 +368,8 @@ pub struct Encoded {
     pub layers: Option<Laid>,
     /// Where its manifest is to be. It is not signed yet.
     pub placement: Placement,
+    /// Where it was wanted.
+    pub lqip: Option<Lqip>,
     /// How it came to its size, where that is bounded.
     pub fit: Option<Fit>,
     /// The format in which the same picture is a smaller file: of a final AVIF, and none where it is WebP's equal.
@@ -422,6 +429,7 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
     let started = Instant::now();
     let (mut raster, layers) = composed(master, job)?;
     let watermarked = watermark(&mut raster, finish, job.master);
+    let lqip = if job.lqip == LqipAsk::Wanted { Lqip::of(&raster) } else { None };
     let resized = started.elapsed();
     let source = Source::new(&raster);
     let made = file::made(&source, spec.format, job)?;
@@ -440,6 +448,7 @@ pub fn render(master: &Pixels, job: &RenderJob) -> Result<Encoded, RenderError> 
         watermarked,
         layers,
         placement,
+        lqip,
         fit,
         smaller_as,
     })

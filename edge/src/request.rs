@@ -26,6 +26,7 @@ mod ignored;
 mod markup;
 pub mod parameters;
 mod priority;
+pub mod save_data;
 mod target;
 mod values;
 
@@ -41,6 +42,7 @@ pub use ignored::{IgnoredParameters, IgnoredParametersError, ParameterNames};
 pub use markup::{MARKUP_PATH_PREFIX, MarkupForm, MarkupRequest, Pinning};
 pub use priority::PRIORITY;
 pub(crate) use priority::requested_urgency;
+pub use save_data::{DataUse, SavingAsk};
 pub use target::Target;
 pub(crate) use target::after_host;
 pub(crate) use values::is_token;
@@ -87,6 +89,7 @@ pub struct ImageRequest<'a> {
     pub focal_y: Option<FocalCoordinate>,
     pub format: FormatAsk,
     pub quality: QualityAsk,
+    pub saving: SavingAsk,
     pub background: Option<Background>,
     /// `v`: answered like none unless it is current.
     pub version: Option<Cow<'a, str>>,
@@ -200,6 +203,7 @@ impl<'a> ImageRequest<'a> {
             focal_y: None,
             format: FormatAsk::Auto,
             quality: QualityAsk::Auto,
+            saving: SavingAsk::Url,
             background: None,
             version: None,
             signature: None,
@@ -221,6 +225,7 @@ impl<'a> ImageRequest<'a> {
             Parameter::FocalY => self.focal_y = Some(values::focal(parameter, &value)?),
             Parameter::Format => seen.format = values::format(&value)?,
             Parameter::Quality => self.quality = values::quality(&value)?,
+            Parameter::SaveData => self.saving = values::saving(&value)?,
             Parameter::Background => self.background = Some(values::background(&value)?),
             Parameter::Metadata => values::metadata(&value)?,
             Parameter::Auto => values::auto(&value)?,
@@ -264,6 +269,12 @@ impl<'a> ImageRequest<'a> {
         matches!(self.width, Some(WidthAsk::Auto))
     }
 
+    /// Whether it depends on the client's `Save-Data`.
+    #[must_use]
+    pub const fn may_save_data(&self) -> bool {
+        matches!(self.saving, SavingAsk::Client)
+    }
+
     fn spell(&self, slug: Option<&str>, scope: SignatureScope) -> String {
         let mut url = String::with_capacity(96);
         let _ = write!(url, "{IMAGE_PATH_PREFIX}{}/{}", encode(&self.campaign), encode(&self.slot));
@@ -282,6 +293,7 @@ impl<'a> ImageRequest<'a> {
         if self.quality != QualityAsk::Auto {
             query.pair(Parameter::Quality.name(), self.quality);
         }
+        query.saving(self.saving);
         query.optional(Parameter::Background, self.background);
         query.optional(Parameter::Version, self.version.as_deref());
         query.signature(self.signature.as_ref(), scope);
@@ -413,6 +425,12 @@ impl QueryWriter<'_> {
         self.optional(Parameter::Expires, signature.expires_s);
         if scope == SignatureScope::Whole {
             self.pair(Parameter::Signature.name(), &signature.signature);
+        }
+    }
+
+    fn saving(&mut self, saving: SavingAsk) {
+        if saving == SavingAsk::Client {
+            self.pair(Parameter::SaveData.name(), "auto");
         }
     }
 

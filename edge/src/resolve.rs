@@ -34,7 +34,7 @@ pub use reach::CatalogReport;
 pub use want::{Audience, Decided, Merging, Want};
 
 use crate::campaign::Catalog;
-use crate::request::{ClientHints, IMAGE_PATH_PREFIX, ImageRequest, RequestError, Target};
+use crate::request::{ClientHints, DataUse, IMAGE_PATH_PREFIX, ImageRequest, RequestError, Target};
 use crate::signing::{Grant, SignatureError};
 
 /// What came of a URL at each stage, as far as it came.
@@ -119,7 +119,11 @@ fn resolution(
     asker: &impl Asker,
 ) -> Result<Resolution, ResolveError> {
     let hints = if request.uses_hints() { asker.hints() } else { ClientHints::default() };
-    let resolved = Resolved::new(catalog, request, grant, hints)?;
+    let data_use = if request.may_save_data() { asker.data_use() } else { DataUse::Usual };
+    let resolved = match data_use {
+        DataUse::Usual => Resolved::new(catalog, request, grant, hints)?,
+        DataUse::Saving => Resolved::new(catalog, request, grant, hints.at_dpr_one())?.saving(),
+    };
     let accept = if resolved.format.is_negotiable() { asker.accept() } else { None };
     let format = format::choose(accept.as_deref(), resolved.format, resolved.slot.formats);
     let want = Want::new(&resolved, format, asker.urgency());

@@ -32,6 +32,7 @@ pub(crate) use self::freshness::{Exposure, Freshness, Lifetime, Pin, Recall};
 pub(crate) use self::text::{MadeText, StaticText, TextKind, gzip, text};
 use crate::cache::Rendition;
 use crate::credentials::MANIFEST_MEDIA_TYPE;
+use crate::render::Making;
 pub(crate) use crate::request::PRIORITY;
 pub(crate) use crate::resolve::Negotiation;
 use crate::service::Body;
@@ -168,7 +169,7 @@ pub(crate) fn image(
 ) -> Response<Body> {
     match precondition(request, rendition.etag()) {
         Precondition::Failed => return precondition_failed(answer),
-        Precondition::NotModified => return not_modified(prepared, answer),
+        Precondition::NotModified => return not_modified(prepared, rendition, answer),
         Precondition::Proceed => {}
     }
     let whole = rendition.body.clone();
@@ -181,7 +182,7 @@ pub(crate) fn image(
         return range_not_satisfiable(whole.len(), answer);
     }
     let mut headers = prepared;
-    apply_answer(&mut headers, answer);
+    apply_answer(&mut headers, rendition, answer);
     let (status, body) = match range {
         RequestedRange::Whole | RequestedRange::Unsatisfiable => (StatusCode::OK, whole),
         RequestedRange::Part { first, last } => {
@@ -202,28 +203,33 @@ pub struct Settled {
     pub not_modified: HeaderMap,
     pub status_from_memory: HeaderValue,
     pub status_from_disk: HeaderValue,
+    /// What `Server-Timing` says of the file.
+    pub file_timing: Box<[u8]>,
 }
 
 /// The heads that [`image`] would give to unconditional and to conditional requests like the one `answer` is for.
 #[must_use]
-pub(crate) fn settle(prepared: &HeaderMap, answer: &Answer) -> Settled {
+pub(crate) fn settle(prepared: &HeaderMap, rendition: &Rendition, answer: &Answer) -> Settled {
     let settled = |mut headers: HeaderMap| {
         apply_settled(&mut headers, answer);
         headers
     };
     let hit = |outcome| cache_status(&Answer { outcome, ..answer.clone() });
+    let mut file_timing = Vec::with_capacity(64);
+    write_file_timing(&mut file_timing, rendition, answer.outcome);
     Settled {
         whole: settled(prepared.clone()),
         not_modified: settled(of_not_modified(prepared.clone())),
         status_from_memory: hit(Outcome::Memory),
         status_from_disk: hit(Outcome::Disk),
+        file_timing: file_timing.into(),
     }
 }
 
-fn apply_answer(headers: &mut HeaderMap, answer: &Answer) {
+fn apply_answer(headers: &mut HeaderMap, rendition: &Rendition, answer: &Answer) {
     apply_settled(headers, answer);
     headers.insert(CACHE_STATUS, cache_status(answer));
-    headers.insert(SERVER_TIMING, server_timing(answer));
+    headers.insert(SERVER_TIMING, server_timing(rendition, answer));
 }
 
 fn apply_settled(headers: &mut HeaderMap, answer: &Answer) {
@@ -266,8 +272,8 @@ fn cache_status(answer: &Answer) -> HeaderValue {
 
 /// Durations in milliseconds. `at` carries the time of this response (Unix milliseconds): a cache further
 /// down that replays the header can be told by it.
-fn server_timing(answer: &Answer) -> HeaderValue {
-    let mut text = Vec::with_capacity(96);
+fn server_timing(rendition: &Rendition, answer: &Answer) -> HeaderValue {
+    let mut text = Vec::with_capacity(192);
     write_edge_timing(&mut text, answer.elapsed, answer.outcome);
     for (name, duration) in answer.timings.entries() {
         let _ = write!(text, ", {name};dur={}", Millis(duration));
@@ -275,13 +281,35 @@ fn server_timing(answer: &Answer) -> HeaderValue {
     if let Some(fallbacks @ 1..) = answer.timings.fallbacks() {
         let _ = write!(text, ", fallbacks;desc={fallbacks}");
     }
+    write_file_timing(&mut text, rendition, answer.outcome);
     write_at(&mut text, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
     HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// The value of `Server-Timing` for an answer that took no work; `now` is the time since 1970.
-pub(crate) fn write_hit_timing(text: &mut Vec<u8>, elapsed: Duration, outcome: Outcome, now: Duration) {
+/// What `Server-Timing` says of a file, the same in every answer: which rung it is of, how large it is, its score where that was
+/// measured, and how many milliseconds its encoder took. It is no `dur`, because that was before this answer. A placeholder is of no rung.
+fn write_file_timing(text: &mut Vec<u8>, rendition: &Rendition, outcome: Outcome) {
+    if outcome != Outcome::Placeholder {
+        let _ = write!(text, ", rung;desc={}", rendition.rung.as_str());
+    }
+    let _ = write!(text, ", bytes;desc={}", rendition.body.len());
+    if let Some(Making { encode_ms, score }) = rendition.making {
+        if let Some(score) = score {
+            let _ = write!(text, ", score;desc={score}");
+        }
+        let _ = write!(text, ", encode;desc={encode_ms}");
+    }
+}
+
+/// The value of `Server-Timing` for an answer that took no work; `file_timing` is that of [`Settled`], and `now` the time since 1970.
+pub(crate) fn write_hit_timing(
+    text: &mut Vec<u8>,
+    (elapsed, outcome): (Duration, Outcome),
+    file_timing: &[u8],
+    now: Duration,
+) {
     write_edge_timing(text, elapsed, outcome);
+    text.extend_from_slice(file_timing);
     write_at(text, now);
 }
 
@@ -305,9 +333,9 @@ impl fmt::Display for Millis {
 }
 
 /// What RFC 9110 §15.4.5 asks a 304 to repeat, and what caches need to keep their tags.
-fn not_modified(prepared: HeaderMap, answer: &Answer) -> Response<Body> {
+fn not_modified(prepared: HeaderMap, rendition: &Rendition, answer: &Answer) -> Response<Body> {
     let mut headers = of_not_modified(prepared);
-    apply_answer(&mut headers, answer);
+    apply_answer(&mut headers, rendition, answer);
     respond(StatusCode::NOT_MODIFIED, headers, Bytes::new())
 }
 

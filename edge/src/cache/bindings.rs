@@ -21,8 +21,10 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use super::key::ContentHasherBuilder;
+use super::lqips::{LqipKey, Lqips};
 use super::metrics::{LookupOutcome, TierMetrics};
 use crate::campaign::Parts;
+use crate::render::Lqip;
 use crate::state::{self, Changes, Check, Database, Key, Loader, Schema, StateError, Table, Value, form};
 use crate::words::Moment;
 
@@ -69,6 +71,9 @@ pub struct Binding {
     /// What the picture is made of. `None` in records of former versions, which did not say.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "shared_parts")]
     pub parts: Option<Arc<Parts>>,
+    /// What pages may show before its pictures, as far as they were rendered here.
+    #[serde(default, skip_serializing_if = "Lqips::is_empty")]
+    pub lqips: Lqips,
 }
 
 /// serde's own form of an [`Arc`] is a feature that no other type here needs.
@@ -220,9 +225,37 @@ impl Bindings {
     ///
     /// # Errors
     /// When the database refuses the write.
-    pub async fn put(&self, recipe: RecipeId, binding: Binding) -> Result<Arc<Binding>, StateError> {
-        let binding = Arc::new(binding);
+    pub async fn put(&self, recipe: RecipeId, mut binding: Binding) -> Result<Arc<Binding>, StateError> {
         let _turn = self.inner.writer.lock().await;
+        // An origin that is asked again knows of no LQIP, and the master may be the same.
+        if let Some(present) = self.inner.find(recipe).filter(|present| present.master == binding.master)
+            && binding.lqips.is_empty()
+        {
+            binding.lqips = present.lqips.clone();
+        }
+        self.enter(recipe, binding).await
+    }
+
+    /// Remembers the LQIP of a picture of this master; durable when this returns `Ok`. Does nothing where the recipe is bound to
+    /// another master meanwhile.
+    ///
+    /// # Errors
+    /// When the database refuses the write; it is then remembered until the next restart.
+    pub async fn learn_lqip(
+        &self,
+        recipe: RecipeId,
+        master: MasterId,
+        (key, lqip): (LqipKey, Lqip),
+    ) -> Result<(), StateError> {
+        let _turn = self.inner.writer.lock().await;
+        let Some(present) = self.inner.find(recipe).filter(|present| present.master == master) else { return Ok(()) };
+        let binding = Binding { lqips: present.lqips.with(key, lqip), ..Binding::clone(&present) };
+        self.enter(recipe, binding).await.map(drop)
+    }
+
+    /// The writer's turn is the caller's.
+    async fn enter(&self, recipe: RecipeId, binding: Binding) -> Result<Arc<Binding>, StateError> {
+        let binding = Arc::new(binding);
         if self.inner.find(recipe).is_some_and(|present| *present == *binding) {
             return Ok(binding);
         }
@@ -409,7 +442,9 @@ mod tests {
 
     use super::super::metrics::CacheMetrics;
     use super::*;
+    use crate::render::{FinishDigest, Quality, RenditionSpec, Shape};
     use crate::state::testing::{Device, Mood, fixture};
+    use crate::words::Format;
 
     fn open(path: &Path, entries_max: usize) -> Result<Bindings, StateError> {
         Bindings::open(path, entries_max, CacheMetrics::new(&prometheus::Registry::new()).unwrap().bindings)
@@ -451,6 +486,7 @@ mod tests {
             created_unix_ms: 1_700_000_000_000 + n,
             generation: n,
             parts: None,
+            lqips: Lqips::default(),
         }
     }
 
@@ -619,6 +655,38 @@ mod tests {
         let unsealed = [&[VERSION_UNSEALED][..], &serde_json::to_vec(&binding(1)).unwrap()].concat();
         assert_eq!(decode(1, &unsealed), Ok(binding(1)), "what an older build wrote is read");
         assert!(decode(1, b"").is_err() && decode(1, b"\x01{}").is_err());
+    }
+
+    #[tokio::test]
+    async fn an_lqip_outlives_a_restart_and_the_origin_s_next_answer_but_not_the_master() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b");
+        let lqip: Lqip = "#c81e5aIQgSDQRVVVVVVVVVVVVV".parse().unwrap();
+        let spec = RenditionSpec {
+            width_px: 640,
+            height_px: 360,
+            shape: Shape::DEFAULT,
+            format: Format::Avif,
+            quality: Quality::AUTO,
+        };
+        let key = LqipKey::new(binding(1).master, &spec, FinishDigest::from_raw([1; 16]));
+        let known = |bindings: &Bindings| bindings.get(recipe(1)).and_then(|binding| binding.lqips.get(key));
+        {
+            let bindings = open(&path, 10).unwrap();
+            bindings.learn_lqip(recipe(1), binding(1).master, (key, lqip)).await.unwrap();
+            assert!(bindings.is_empty(), "a recipe without a binding has none");
+            bindings.put(recipe(1), binding(1)).await.unwrap();
+            bindings.learn_lqip(recipe(1), binding(2).master, (key, lqip)).await.unwrap();
+            assert_eq!(known(&bindings), None, "another master's");
+            bindings.learn_lqip(recipe(1), binding(1).master, (key, lqip)).await.unwrap();
+            assert_eq!(known(&bindings), Some(lqip));
+        }
+        let bindings = open(&path, 10).unwrap();
+        assert_eq!(known(&bindings), Some(lqip));
+        bindings.put(recipe(1), Binding { generation: 7, ..binding(1) }).await.unwrap();
+        assert_eq!((known(&bindings), bindings.get(recipe(1)).unwrap().generation), (Some(lqip), 7));
+        bindings.put(recipe(1), binding(2)).await.unwrap();
+        assert_eq!(known(&bindings), None);
     }
 
     #[tokio::test]

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use bildkante_shared::durable::Durability;
 use parking_lot::Mutex;
 
-use super::entry::{self, EntryError, HEADER_BYTES};
+use super::entry::{self, EntryError, HEADER_BYTES, Header};
 use super::folder::Folder;
 use super::gate::GateError;
 use super::key::RenditionKey;
 use super::metrics::StoreMetrics;
-use super::rendition::{Precedence, Rendition};
+use super::rendition::{FileFacts, Precedence, Rendition};
 use super::store::{Lookup, Store, StoreLimits, Unusable};
 
 /// Longest stored rendition; a 4096 × 4096 PNG stays below it.
@@ -75,6 +75,11 @@ impl DiskTier {
         self.store.peek(*key.as_bytes(), move |file| entry::decode(&file, key).map_err(Unusable::from))
     }
 
+    /// What the header of an entry tells; `None` where there is none that is sound.
+    pub async fn facts(&self, key: RenditionKey) -> Option<FileFacts> {
+        self.store.glance(move |folder| Ok(header(folder, key)?.map(|header| header.facts()))).await
+    }
+
     /// Writes, and returns when it is done; callers that need not wait spawn it.
     pub async fn put(&self, key: RenditionKey, rendition: Arc<Rendition>) -> PutOutcome {
         if self.store.folder().is_ahead_of_its_index() {
@@ -128,11 +133,16 @@ fn put_exclusively(folder: &Folder, key: RenditionKey, rendition: &Rendition) ->
 /// From the header alone. An entry with a sound header over a damaged body keeps a lesser one out until it is
 /// read, found out and removed; that costs one more render and no wrong byte.
 fn stored_precedence(folder: &Folder, key: RenditionKey) -> io::Result<Option<Precedence>> {
+    Ok(header(folder, key)?.map(|header| header.precedence()))
+}
+
+/// `None` where there is no entry, or its header is not sound.
+fn header(folder: &Folder, key: RenditionKey) -> io::Result<Option<Header>> {
     let mut header = [0; HEADER_BYTES];
     if folder.read_start(key.as_bytes(), &mut header)?.is_none() {
         return Ok(None);
     }
-    Ok(entry::decode_header(&header, key).ok().map(|header| header.precedence()))
+    Ok(entry::decode_header(&header, key).ok())
 }
 
 impl From<EntryError> for Unusable {

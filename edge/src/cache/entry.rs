@@ -4,14 +4,16 @@
 //!
 //! ```text
 //!   0  magic "BKRENDIT"      24  shape code   u64     104  BLAKE3-256 of the body
-//!   8  version      u32      32  body length  u64     136  BLAKE3-256 of bytes 0–135
-//!  12  width, px    u32      40  created, ms  u64     168  body
-//!  16  height, px   u32      48  generation   u64
-//!  20  format, quality,      56  rendition key
-//!      rung, place of its    72  master id
-//!      manifest   u8 × 4
+//!   8  version      u32      32  body length  u32     136  BLAKE3-256 of bytes 0–135
+//!  12  width, px    u32      36  making       u32     168  body
+//!  16  height, px   u32      40  created, ms  u64
+//!  20  format, quality,      48  generation   u64
+//!      rung, place of its    56  rendition key
+//!      manifest   u8 × 4     72  master id
 //!                            88  recipe id
 //! ```
+//!
+//! The body's length had eight bytes before there was a `making`: there it is zero, because no body is that long.
 //!
 //! Every bit is covered by one of the two digests or must equal what was asked for, so no damaged entry decodes.
 //! The body's digest is also where its `ETag` comes from: it is computed once, when it is verified.
@@ -20,8 +22,8 @@ use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bytes::Bytes;
 
 use super::key::{RenditionKey, format_code};
-use super::rendition::{Lineage, Precedence, Rendition};
-use crate::render::{Placement, Quality, RenditionSpec, Rung, Shape};
+use super::rendition::{FileFacts, Lineage, Precedence, Rendition};
+use crate::render::{Making, Placement, Quality, RenditionSpec, Rung, Shape};
 use crate::words::Format;
 
 const MAGIC: &[u8; 8] = b"BKRENDIT";
@@ -65,7 +67,9 @@ pub(super) fn encode_header(key: RenditionKey, rendition: &Rendition) -> [u8; HE
     put(&mut rest, &height_px.to_le_bytes());
     put(&mut rest, &[format_code(format), quality.get(), rung_code(rendition), placement_code(rendition.manifest)]);
     put(&mut rest, &shape.code());
-    put(&mut rest, &(rendition.body.len() as u64).to_le_bytes());
+    // A body that is longer is none that a store takes; read back, its length would be wrong.
+    put(&mut rest, &u32::try_from(rendition.body.len()).unwrap_or(u32::MAX).to_le_bytes());
+    put(&mut rest, &rendition.making.map_or(0, Making::code).to_le_bytes());
     put(&mut rest, &rendition.created_unix_ms.to_le_bytes());
     put(&mut rest, &rendition.generation.to_le_bytes());
     put(&mut rest, key.as_bytes());
@@ -93,7 +97,7 @@ pub fn decode(file: &Bytes, key: RenditionKey) -> Result<Rendition, EntryError> 
         return Err(EntryError::Body);
     }
     let rendition = Rendition::with_digest(body, header.digest, header.spec, header.rung, header.lineage);
-    Ok(rendition.with_manifest(header.placement).with_smaller(header.smaller_as))
+    Ok(rendition.with_manifest(header.placement).with_smaller(header.smaller_as).with_making(header.making))
 }
 
 /// Makes the checksums of a damaged file right, so that a fuzzer reaches what lies behind them. Names the key it is
@@ -118,6 +122,7 @@ pub(super) struct Header {
     placement: Placement,
     spec: RenditionSpec,
     lineage: Lineage,
+    making: Option<Making>,
     body_bytes: u64,
     digest: Digest,
 }
@@ -129,6 +134,10 @@ impl Header {
 
     pub(super) const fn precedence(&self) -> Precedence {
         Precedence { generation: self.lineage.generation, rung: self.rung }
+    }
+
+    pub(super) const fn facts(&self) -> FileFacts {
+        FileFacts { rung: self.rung, bytes: self.body_bytes, making: self.making, generation: self.lineage.generation }
     }
 }
 
@@ -155,7 +164,11 @@ pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, En
     let (rung, smaller_as) = rung_of(rung).ok_or(EntryError::Field("rung"))?;
     let placement = placement_of(placement).ok_or(EntryError::Field("place of the manifest"))?;
     let shape = Shape::from_code(fields.take()).ok_or(EntryError::Field("shape"))?;
-    let body_bytes = u64::from_le_bytes(fields.take());
+    let body_bytes = u64::from(u32::from_le_bytes(fields.take()));
+    let making = match u32::from_le_bytes(fields.take()) {
+        0 => None,
+        code => Some(Making::from_code(code).ok_or(EntryError::Field("making"))?),
+    };
     let created_unix_ms = u64::from_le_bytes(fields.take());
     let generation = u64::from_le_bytes(fields.take());
     if RenditionKey::from_raw(fields.take()) != key {
@@ -165,7 +178,7 @@ pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, En
     let digest = Digest::from_hash(&blake3::Hash::from_bytes(fields.take()));
     let spec = RenditionSpec { width_px, height_px, shape, format, quality };
     let lineage = Lineage { key, master, recipe, created_unix_ms, generation };
-    Ok(Header { rung, smaller_as, placement, spec, lineage, body_bytes, digest })
+    Ok(Header { rung, smaller_as, placement, spec, lineage, making, body_bytes, digest })
 }
 
 /// Reads the sealed part front to back; the layout above fits in it, so running out cannot happen.
@@ -229,6 +242,7 @@ mod tests {
 
     use super::super::rendition::testing::rendition;
     use super::*;
+    use crate::render::Score;
 
     const KEY: RenditionKey = RenditionKey::from_raw([5; 16]);
 
@@ -269,6 +283,29 @@ mod tests {
             assert_eq!((read.rung, read.smaller_as), (rung, known));
         }
         assert_eq!(rendition(b"some body", Rung::Quick).with_smaller(Some(Format::Webp)).smaller_as, None);
+    }
+
+    #[test]
+    fn what_its_making_came_to_comes_back_and_files_of_before_have_none() {
+        for score in [Some(Score::of(71.3)), None] {
+            let making = Some(Making { encode_ms: 640, score });
+            let wrote = rendition(b"some body", Rung::Final).with_making(making);
+            let read = decoded(&[&encode_header(KEY, &wrote)[..], &wrote.body].concat()).unwrap();
+            assert_eq!(read.making, making);
+        }
+        // As it was written when the length had eight bytes.
+        let mut former = file(b"some body");
+        former[32..40].copy_from_slice(&9_u64.to_le_bytes());
+        assert_eq!(former, file(b"some body"));
+        assert_eq!(decoded(&former).unwrap().making, None);
+    }
+
+    #[test]
+    fn a_making_that_is_none_is_refused() {
+        let mut file = file(b"some body");
+        file[36] = 7;
+        let key = reseal(&mut file).expect("an entry");
+        assert_eq!(decode(&file.into(), key).unwrap_err(), EntryError::Field("making"));
     }
 
     #[test]

@@ -56,6 +56,12 @@ impl MemoryTier {
         found
     }
 
+    /// What is there, without counting as a look-up.
+    #[must_use]
+    pub fn glance(&self, key: RenditionKey) -> Option<Arc<Rendition>> {
+        self.cache.get(&key)
+    }
+
     /// Whether the key is there, without counting as a use or a look-up.
     #[must_use]
     pub fn contains(&self, key: RenditionKey) -> bool {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::key::RenditionKey;
-use crate::render::{Placement, RenditionSpec, Rung};
+use crate::render::{Making, Placement, RenditionSpec, Rung};
 use crate::words::Format;
 
 /// Immutable; held in an `Arc` and never copied on the way to a socket.
@@ -24,6 +24,8 @@ pub struct Rendition {
     pub manifest: Placement,
     /// The format in which the same picture is a smaller file, where one was found: of final AVIFs alone.
     pub smaller_as: Option<Format>,
+    /// `None` of what was stored by a former version, or is no picture of a master.
+    pub making: Option<Making>,
     pub master: MasterId,
     pub recipe: RecipeId,
     pub created_unix_ms: u64,
@@ -36,6 +38,16 @@ pub struct Rendition {
     pub prepared: Prepared,
     /// Before this moment of the process no better rung is asked for again.
     improve_from_ms: AtomicU64,
+}
+
+/// What is told of a rendition's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileFacts {
+    pub rung: Rung,
+    pub bytes: u64,
+    pub making: Option<Making>,
+    /// The purge generation at which it was made.
+    pub generation: u64,
 }
 
 /// Whose headers a rendition keeps: tags, file name and urgency are the variant's and the slot's.
@@ -107,6 +119,7 @@ impl Rendition {
             rung,
             manifest: Placement::None,
             smaller_as: None,
+            making: None,
             master,
             recipe,
             created_unix_ms,
@@ -131,6 +144,12 @@ impl Rendition {
         Self { smaller_as, ..self }
     }
 
+    /// The same of which it is known how it was made.
+    #[must_use]
+    pub fn with_making(self, making: Option<Making>) -> Self {
+        Self { making, ..self }
+    }
+
     /// A strong validator in its quotes (RFC 9110 §8.8.3), from the body alone: it differs per format and rung.
     #[must_use]
     pub fn etag(&self) -> &str {
@@ -150,6 +169,11 @@ impl Rendition {
     #[must_use]
     pub fn content_type(&self) -> &'static str {
         self.spec.format.media_type()
+    }
+
+    #[must_use]
+    pub fn facts(&self) -> FileFacts {
+        FileFacts { rung: self.rung, bytes: self.body.len() as u64, making: self.making, generation: self.generation }
     }
 
     #[must_use]

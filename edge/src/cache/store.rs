@@ -174,6 +174,16 @@ impl Store {
         Some(value)
     }
 
+    /// Runs a job that looks into the folder and changes nothing. What a device does wrong is `None`.
+    pub(super) async fn glance<T, F>(&self, job: F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Folder) -> io::Result<Option<T>> + Send + 'static,
+    {
+        let folder = Arc::clone(&self.folder);
+        self.reads.run(move || job(&folder)).await.ok().flatten()
+    }
+
     /// Runs a job that changes the folder.
     pub(super) async fn change<T, F>(&self, job: F) -> Result<T, GateError>
     where

@@ -24,6 +24,17 @@ impl Default for Alternative {
     }
 }
 
+/// What of a picture's LQIP (average colour and ThumbHash) stands in its markup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LqipMarkup {
+    #[default]
+    None,
+    /// Attributes that scripts and style sheets read.
+    Data,
+    /// The same, and a style of the image: it needs no script, and a `Content-Security-Policy` may forbid it.
+    Style,
+}
+
 /// See the module's documentation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlotMarkup {
@@ -34,7 +45,11 @@ pub struct SlotMarkup {
     pub page_data: Option<PageData>,
     /// Through which the picture reaches readers: `shop`, `newsletter`, `social`.
     pub channel: Option<String>,
+    pub lqip: LqipMarkup,
 }
+
+const LQIPS: [(&str, LqipMarkup); 3] =
+    [("none", LqipMarkup::None), ("data", LqipMarkup::Data), ("style", LqipMarkup::Style)];
 
 /// Reads a slot's keys.
 pub(crate) fn read(
@@ -48,6 +63,7 @@ pub(crate) fn read(
         pages: pages::read(slot, generate),
         page_data: page_data::read(slot, generate, locales),
         channel: read_channel(slot),
+        lqip: slot.choice("lqip", &LQIPS).unwrap_or_default(),
     }
 }
 
@@ -116,6 +132,7 @@ mod tests {
             ("caption = { de = \"{finish}\", en = \"{finish}\" }", "stands in a caption, but the label of `none`"),
             ("caption = { de = \"{style:soft}\", en = \"a\" }", "a caption knows axes only"),
             ("channel = \"My Shop\"", "is no name"),
+            ("lqip = \"blur\"", "allowed is `none`, `data` and `style`"),
             ("[briefing]\ntext_share_max = 1.2", "`briefing.text_share_max` is 0 to 1"),
             ("[briefing]\nsafe_areas.a = { area = [0.5, 0.0, 0.6, 1.0] }", "reaches beyond the picture"),
             ("[briefing]\nsafe_areas.a = { area = [0.5, 0.0, 0.0, 1.0] }", "the area is empty"),

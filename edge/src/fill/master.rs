@@ -19,7 +19,7 @@ use tracing::Instrument;
 
 use super::{FillError, OVERTAKEN_MAX, Want};
 use crate::budget::Budgets;
-use crate::cache::{Binding, Caches, FlightRole, Flights, MasterFile, VerifiedMaster};
+use crate::cache::{Binding, Caches, FlightRole, Flights, Lqips, MasterFile, VerifiedMaster};
 use crate::campaign::Parts;
 use crate::governance::{Gate, Purges, Verdict};
 use crate::origin::{ImportFault, Made, Order, Origin, OriginError};
@@ -334,6 +334,7 @@ fn binding_of(made: Made, parts: &Arc<Parts>, generation: u64) -> Binding {
         device_ms: made.device_ms,
         generation,
         parts: Some(Arc::clone(parts)),
+        lqips: Lqips::default(),
         created_unix_ms: u64::try_from(created.as_millis()).unwrap_or(u64::MAX),
     }
 }

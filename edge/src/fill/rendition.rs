@@ -18,7 +18,7 @@ use crate::cache::{Binding, FlightError, Insertion, Lineage, Rendition, Renditio
 use crate::campaign::Tags;
 use crate::governance::{Subject, Verdict};
 use crate::origin::OriginError;
-use crate::render::{Finish, Load, Precedence, RenderJob, RenditionSpec, Rung};
+use crate::render::{Finish, Load, Making, Precedence, RenderJob, RenditionSpec, Rung};
 use crate::words::{FillTimings, LayersTiming, Moment, Outcome};
 
 /// A rendition and how it was come by.
@@ -244,15 +244,21 @@ impl Fill {
             finish: Arc::clone(cut.finish),
             drawn: cut.drawn(),
             manifest: plan.manifest.take(),
+            lqip: self.lqip_ask(cut),
         };
         let (mut encoded, cpu) = self.pool.render(precedence, pixels, job).await?;
+        if let Some(lqip) = encoded.lqip {
+            self.learn_lqip(cut, lqip);
+        }
         let layers = encoded.layers.take().map(|(report, elapsed)| self.laid.note(cut, report, elapsed));
-        let smaller_as = encoded.smaller_as;
+        let (smaller_as, making) = (encoded.smaller_as, Making::of(&encoded));
         let sealed = self.credentials.seal(cut, encoded, plan).await?;
         let lineage = Lineage::now(cut.key(), cut.master, cut.recipe).at_generation(generation);
         let rendition = Rendition::new(sealed.bytes, *cut.spec, sealed.rung, lineage)
             .with_manifest(sealed.placement)
-            .with_smaller(smaller_as);
+            .with_smaller(smaller_as)
+            .with_making(Some(making));
+        self.files.note(cut, rendition.facts());
         Ok(Rendered { rendition: Arc::new(rendition), cpu, layers })
     }
 

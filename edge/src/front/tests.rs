@@ -38,6 +38,7 @@ impl Site {
             not_modified: fields(&[("etag", kept.etag()), ("vary", "Accept")]),
             status_from_memory: HeaderValue::from_static("bildkante; hit; detail=memory"),
             status_from_disk: HeaderValue::from_static("bildkante; hit; detail=disk"),
+            file_timing: (*b", rung;desc=final, bytes;desc=6").into(),
         };
         let question = Question { target: target.as_bytes(), accept: accept.map(str::as_bytes) };
         self.keep_at(self.caches.epoch.current(), question, &kept, settled);
@@ -66,7 +67,8 @@ fn the_same_question_gets_the_same_answer_and_no_other_does() {
     assert_eq!(response.headers()["content-length"], "6");
     let timing = response.headers()[SERVER_TIMING].to_str().unwrap();
     assert!(
-        timing.starts_with("edge;dur=") && timing.ends_with(", cache;desc=memory, at;desc=1700000000123"),
+        timing.starts_with("edge;dur=")
+            && timing.ends_with(", cache;desc=memory, rung;desc=final, bytes;desc=6, at;desc=1700000000123"),
         "{timing}"
     );
     for (target, fields) in [
@@ -144,6 +146,7 @@ fn an_answer_of_an_older_epoch_is_never_given() {
         not_modified: HeaderMap::new(),
         status_from_memory: empty.clone(),
         status_from_disk: empty,
+        file_timing: Box::default(),
     };
     let question = Question { target: b"/i/a/b", accept: None };
     site.keep_at(before, question, &rendition(b"a body", Rung::Final), settled);

@@ -15,7 +15,7 @@ use bildkante_shared::import::MasterRecipe;
 use moka::sync::Cache;
 use prometheus::{IntCounterVec, Opts, Registry};
 
-use crate::cache::{Binding, unix_ms};
+use crate::cache::{Binding, Lqips, unix_ms};
 use crate::campaign::Variant;
 use crate::campaign::manifest::OnStaleState;
 use crate::origin::IMPORT_MAKER;
@@ -250,6 +250,7 @@ fn binding(case: &Case) -> Binding {
         device_ms: None,
         generation: u64::MAX,
         parts: Some(Arc::new(parts.clone())),
+        lqips: Lqips::default(),
     }
 }
 

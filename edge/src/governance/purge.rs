@@ -348,11 +348,17 @@ impl Purges {
     /// Whether a stored rendition may be served for `subject`.
     #[must_use]
     pub fn verdict(&self, subject: &Subject<'_>, rendition: &Rendition) -> Verdict {
-        if rendition.generation >= self.inner.latest.load(Ordering::Acquire) {
+        self.verdict_at(subject, (rendition.master, rendition.generation))
+    }
+
+    /// The same of one that was not read: its master, and the purge generation it was made at.
+    #[must_use]
+    pub fn verdict_at(&self, subject: &Subject<'_>, (master, generation): (MasterId, u64)) -> Verdict {
+        if generation >= self.inner.latest.load(Ordering::Acquire) {
             return Verdict::Valid;
         }
-        let marks = self.floor(subject, rendition.master);
-        marks.rendition(rendition.generation, now_unix_ms(), &self.inner.windows)
+        let marks = self.floor(subject, master);
+        marks.rendition(generation, now_unix_ms(), &self.inner.windows)
     }
 
     /// Whether a binding may still be cut from.

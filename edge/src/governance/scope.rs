@@ -32,8 +32,8 @@ impl PurgeScope {
             Self::Url(text) => {
                 let (Resolution { resolved, want }, factors) = image(catalog, text)?;
                 let url = Some(format!("{public_url}{}", after_host(text)));
-                // Under `w=auto` a URL is a different rendition for each screen.
-                let aim = if factors.contains(Factor::Hints) {
+                // Under `w=auto` a URL is a different rendition for each screen, under `save-data=auto` one for those who save data.
+                let aim = if factors.contains(Factor::Hints) || factors.contains(Factor::SaveData) {
                     Aim::of_recipe(&resolved)?
                 } else {
                     Aim::of_cut(&resolved, &want.spec)

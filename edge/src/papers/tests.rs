@@ -11,7 +11,7 @@ use super::evidence::Evidence;
 use super::report::{Force, Installation, Report, State, WatermarkUse, report};
 use super::subject::{DossierSubject, Reader, SubjectError};
 use super::{dossier_html, report_html};
-use crate::cache::{Binding, Bindings, CacheMetrics};
+use crate::cache::{Binding, Bindings, CacheMetrics, Lqips};
 use crate::campaign::Catalog;
 use crate::campaign::tests::Site;
 
@@ -66,6 +66,7 @@ impl Edge {
             device_ms: None,
             generation: 0,
             parts: None,
+            lqips: Lqips::default(),
         };
         self.bindings.put(recipe, binding).await.expect("bound");
     }

@@ -8,6 +8,7 @@ use super::comments::Guests;
 use super::cuts;
 use super::desk::{self, Desk};
 use super::draft::{self, DraftForm};
+use super::files::{self, Files};
 use super::frame::copy;
 use super::history;
 use super::layers::{self, Layers};
@@ -21,9 +22,8 @@ use super::terms;
 use super::why::Reasons;
 use crate::campaign::Cut;
 use crate::governance::{PastStep, ShownCase};
-use crate::seo::{Picture, Placement, SnippetKind};
+use crate::seo::{Placement, SnippetKind};
 use crate::shared_state::{CaseState, PersonRole, Reason};
-use crate::words::Format;
 
 /// Screens that the picture is shown on, with the width and height of each in CSS pixels.
 const SCREENS: [(&str, u32, u32); 3] = [("phone", 390, 844), ("tablet", 820, 1180), ("desktop", 1440, 900)];
@@ -45,6 +45,7 @@ pub(super) struct VariantPage<'a> {
     pub(super) decisions: Option<Decisions>,
     pub(super) likeness: Likeness,
     pub(super) layers: Layers,
+    pub(super) files: Files,
     /// For those who may draft.
     pub(super) draft: Option<DraftForm>,
     /// Why no reader is shown it, whatever was decided.
@@ -101,7 +102,10 @@ pub(super) fn variant(page: &VariantPage<'_>) -> Markup {
         @if let Some(reason) = page.withheld { (withheld(page.tastes, reason)) }
         section.stage {
             (stage(page))
-            div { (facts(page)) (formats(page)) }
+            div {
+                (facts(page))
+                @if let Some(picture) = &page.card.picture { (files::files(page.tastes, picture, page.cuts, &page.files)) }
+            }
         }
         (layers::layers(page.tastes, &page.layers))
         @if let Some(picture) = &page.card.picture { (cuts::cuts(page.tastes, picture, page.cuts)) }
@@ -302,47 +306,6 @@ fn compared(page: &VariantPage<'_>, case: u64) -> String {
     let live = page.decisions.as_ref().and_then(Decisions::shown).map(|shown| shown.case.id);
     let other = live.filter(|id| *id != case).or_else(|| cases.map(|shown| shown.case.id).find(|id| *id != case));
     format!("/preview/compare?a={}&b={case}", other.unwrap_or(case))
-}
-
-/// What every width takes in every format. The script asks for it when the reader does, because asking renders.
-fn formats(page: &VariantPage<'_>) -> Markup {
-    let say = |english, german| page.tastes.say(english, german);
-    html! {
-        @if let Some(picture) = &page.card.picture {
-            section aria-labelledby="formats" {
-                h2 id="formats" { (say("Widths and formats", "Breiten und Formate")) }
-                div.scroll tabindex="0" role="group" aria-labelledby="formats" {
-                    table data-bytes {
-                        thead { tr { th scope="col" { (say("Width", "Breite")) } @for format in offered(picture) { th scope="col" { (format.as_str().to_uppercase()) } } } }
-                        tbody {
-                            @for &width_px in picture.widths_px { (row(picture, None, width_px)) }
-                            @for cut in page.cuts {
-                                @for &width_px in &cut.framing.widths { (row(picture, Some(cut), width_px)) }
-                            }
-                        }
-                    }
-                }
-                button type="button" data-measure hidden { (say("Measure the bytes", "Bytes messen")) }
-            }
-        }
-    }
-}
-
-fn row(picture: &Picture<'_>, cut: Option<&Cut>, width_px: u32) -> Markup {
-    html! {
-        tr {
-            th scope="row" { @if let Some(cut) = cut { (cut.name) ", " } (width_px) " px" }
-            @for format in offered(picture) {
-                td data-format-url=(picture.candidate_of(cut, width_px, Some(format))) { "–" }
-            }
-        }
-    }
-}
-
-/// The formats of the slot that markup offers.
-fn offered(picture: &Picture<'_>) -> impl Iterator<Item = Format> + use<> {
-    let formats = picture.formats;
-    [Format::Avif, Format::Webp, Format::Jpeg].into_iter().filter(move |format| formats.contains(*format))
 }
 
 fn reasons(page: &VariantPage<'_>) -> Markup {

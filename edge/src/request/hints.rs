@@ -18,6 +18,10 @@ pub const ACCEPT_CH: &str = "Sec-CH-Width, Sec-CH-DPR, Sec-CH-Viewport-Width";
 pub const VARY: &str = "Sec-CH-Width, Width, Sec-CH-DPR, DPR, Sec-CH-Viewport-Width";
 /// `Vary` of one that leaves the format to `Accept` too.
 pub const VARY_WITH_ACCEPT: &str = "Accept, Sec-CH-Width, Width, Sec-CH-DPR, DPR, Sec-CH-Viewport-Width";
+/// The same of URLs that opt in to `Save-Data`, too.
+pub const VARY_SAVING: &str = "Sec-CH-Width, Width, Sec-CH-DPR, DPR, Sec-CH-Viewport-Width, Save-Data";
+pub const VARY_SAVING_WITH_ACCEPT: &str =
+    "Accept, Sec-CH-Width, Width, Sec-CH-DPR, DPR, Sec-CH-Viewport-Width, Save-Data";
 
 /// Longest value read; real ones have some ten characters.
 const VALUE_BYTES_MAX: usize = 24;
@@ -42,6 +46,13 @@ impl ClientHints {
             dpr: first(&["sec-ch-dpr", "dpr"]).and_then(Dpr::of_hint),
             viewport_css_px: first(&["sec-ch-viewport-width"]).and_then(pixels),
         }
+    }
+
+    /// Those of the same client with one device pixel for each of its CSS pixels. A width that it sent without its ratio stays.
+    #[must_use]
+    pub fn at_dpr_one(self) -> Self {
+        let dpr = self.dpr.unwrap_or(Dpr::ONE);
+        Self { width_px: self.width_px.map(|px| dpr.css_px(px)), dpr: None, ..self }
     }
 
     /// Device pixels this client can use, not yet snapped. A `dpr` in the URL takes the place of the client's;
@@ -111,6 +122,20 @@ mod tests {
             (&[("sec-ch-dpr", "0.1")], 250),
         ] {
             assert_eq!(device_px(lines), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_saves_gets_one_device_pixel_for_each_css_pixel() {
+        for (lines, expected) in [
+            (&[][..], 500),
+            (&[("sec-ch-width", "640")], 640),
+            (&[("sec-ch-width", "1280"), ("sec-ch-dpr", "2")], 640),
+            (&[("sec-ch-width", "1082"), ("sec-ch-dpr", "2.625")], 413),
+            (&[("sec-ch-viewport-width", "412"), ("sec-ch-dpr", "2.625")], 412),
+            (&[("sec-ch-dpr", "3")], 500),
+        ] {
+            assert_eq!(ClientHints::read(&headers(lines)).at_dpr_one().device_px(500, Dpr::ONE), expected, "{lines:?}");
         }
     }
 

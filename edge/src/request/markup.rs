@@ -1,11 +1,11 @@
 //! A URL that asks for markup instead of an image:
 //!
 //! ```text
-//! /p/{campaign}/{slot}?{axis}={value}&…[&fm={form}][&v=auto]
+//! /p/{campaign}/{slot}?{axis}={value}&…[&fm={form}][&save-data=auto][&v=auto]
 //! ```
 //!
 //! It is read as an image's URL is: names in any case and order, nothing said twice, tracking parameters dropped. Of the rendition
-//! parameters it takes `fm`, `v` and those of a signature. Its canonical form begins with another path than that of an image, so
+//! parameters it takes `fm`, `save-data`, `v` and those of a signature. Its canonical form begins with another path than that of an image, so
 //! no signature of one counts for the other.
 
 use std::borrow::Cow;
@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 
 use super::parameters::Parameter;
 use super::{
-    ImageRequest, PATH_BYTES_MAX, ParameterNames, QueryWriter, RequestError, Seen, Signable, SignatureAsk,
+    ImageRequest, PATH_BYTES_MAX, ParameterNames, QueryWriter, RequestError, SavingAsk, Seen, Signable, SignatureAsk,
     SignatureScope, decode, encode, values,
 };
 
@@ -88,6 +88,8 @@ pub struct MarkupRequest<'a> {
     /// `None`: `Accept` decides.
     pub form: Option<MarkupForm>,
     pub pinning: Pinning,
+    /// Whether the URLs in it opt in to `Save-Data`.
+    pub saving: SavingAsk,
     pub signature: Option<SignatureAsk<'a>>,
 }
 
@@ -127,6 +129,7 @@ impl<'a> MarkupRequest<'a> {
             axes: Vec::new(),
             form: None,
             pinning: Pinning::Open,
+            saving: SavingAsk::Url,
             signature: None,
         })
     }
@@ -146,6 +149,7 @@ impl<'a> MarkupRequest<'a> {
                     allowed: Cow::Borrowed(&["auto"]),
                 });
             }
+            Parameter::SaveData => self.saving = values::saving(&value)?,
             Parameter::KeyId => seen.key_id = Some(values::token(parameter, value)?),
             Parameter::Expires => seen.expires_s = Some(values::expires(&value)?),
             Parameter::Signature => seen.signature = Some(values::token(parameter, value)?),
@@ -175,6 +179,7 @@ impl<'a> MarkupRequest<'a> {
             query.pair(encode(name), encode(value));
         }
         query.optional(Parameter::Format, self.form.map(MarkupForm::as_str));
+        query.saving(self.saving);
         if self.pinning == Pinning::Current {
             query.pair(Parameter::Version.name(), "auto");
         }
@@ -216,6 +221,9 @@ mod tests {
         assert_eq!(request.image_url(), "/i/studio/hero?colour=teal&product=mug");
         assert_eq!(parse("/p/studio/hero").expect("markup").canonical(), "/p/studio/hero");
         assert_eq!(parse("/p/studio/hero?fm=auto").expect("markup").form, None);
+        let saving = parse("/p/studio/hero?v=auto&Save-Data=AUTO&colour=teal").expect("markup");
+        assert_eq!(saving.canonical(), "/p/studio/hero?colour=teal&save-data=auto&v=auto");
+        assert_eq!(saving.image_url(), "/i/studio/hero?colour=teal", "the picture itself is the same");
     }
 
     #[test]

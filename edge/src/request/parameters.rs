@@ -13,6 +13,7 @@ pub enum Parameter {
     FocalY,
     Format,
     Quality,
+    SaveData,
     Background,
     Metadata,
     /// imgix's `auto=format,compress` and `auto=true`: what this edge does anyway.
@@ -38,6 +39,7 @@ impl Parameter {
             Self::FocalY => "fp-y",
             Self::Format => "fm",
             Self::Quality => "q",
+            Self::SaveData => "save-data",
             Self::Background => "bg",
             Self::Metadata => "metadata",
             Self::Auto => "auto",
@@ -50,10 +52,10 @@ impl Parameter {
 }
 
 /// Parameters any unsigned URL of a slot may carry, beside the axes.
-pub const UNSIGNED: [&str; 7] = ["w", "dpr", "fm", "q", "metadata", "auto", "v"];
+pub const UNSIGNED: [&str; 8] = ["w", "dpr", "fm", "q", "save-data", "metadata", "auto", "v"];
 
 /// Parameters that a URL of markup may carry, beside the axes and a signature.
-pub const OF_MARKUP: [&str; 2] = ["fm", "v"];
+pub const OF_MARKUP: [&str; 3] = ["fm", "save-data", "v"];
 
 /// The table of names: what is looked up is what is listed, so that no alias can be forgotten where names collide.
 macro_rules! names {
@@ -83,6 +85,7 @@ names! {
     "fp-y" | "fpy" => FocalY,
     "fm" | "f" | "format" | "output" => Format,
     "q" | "quality" => Quality,
+    "save-data" => SaveData,
     "bg" => Background,
     "metadata" => Metadata,
     "auto" => Auto,

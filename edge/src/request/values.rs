@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::error::{RequestError, excerpt};
 use super::parameters::Parameter;
+use super::save_data::SavingAsk;
 use crate::render::Quality;
 use crate::words::{Format, Ratio, WIDTH_PX_MAX};
 
@@ -43,6 +44,12 @@ impl Dpr {
     #[must_use]
     pub const fn device_px(self, css_px: u32) -> u32 {
         css_px.saturating_mul(self.0 as u32).div_ceil(1000)
+    }
+
+    /// CSS pixels of device pixels, rounded up.
+    #[must_use]
+    pub const fn css_px(self, device_px: u32) -> u32 {
+        device_px.saturating_mul(1000).div_ceil(self.0 as u32)
     }
 }
 
@@ -242,6 +249,7 @@ pub(super) fn malformed(parameter: Parameter, value: &str) -> RequestError {
         Parameter::FocalX | Parameter::FocalY => ("a number", &["0…1"]),
         Parameter::Format => ("a format", FORMAT_WORDS),
         Parameter::Quality => ("one of a few words or a number", QUALITY_WORDS),
+        Parameter::SaveData => ("`auto`: the client's `Save-Data` counts", &["auto"]),
         Parameter::Background => ("a colour as RRGGBB", &[]),
         Parameter::Metadata => ("one of a few words", &["provenance"]),
         Parameter::Auto => ("a list of a few words", &["format", "compress"]),
@@ -404,6 +412,10 @@ pub(super) fn metadata(value: &str) -> Result<(), RequestError> {
 pub(super) fn auto(value: &str) -> Result<(), RequestError> {
     let is_known = |word: &str| ["format", "compress", "true"].iter().any(|known| known.eq_ignore_ascii_case(word));
     if value.split(',').all(is_known) { Ok(()) } else { Err(malformed(Parameter::Auto, value)) }
+}
+
+pub(super) fn saving(value: &str) -> Result<SavingAsk, RequestError> {
+    if value.eq_ignore_ascii_case("auto") { Ok(SavingAsk::Client) } else { Err(malformed(Parameter::SaveData, value)) }
 }
 
 pub(super) fn expires(value: &str) -> Result<u64, RequestError> {

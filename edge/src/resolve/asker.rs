@@ -10,7 +10,7 @@ use http::HeaderMap;
 use http::header::ACCEPT;
 
 use crate::fields::list;
-use crate::request::{ClientHints, ImageRequest, PRIORITY, requested_urgency};
+use crate::request::{ClientHints, DataUse, ImageRequest, PRIORITY, requested_urgency};
 use crate::signing::{Grant, SignatureError, SigningHandle};
 
 /// What is known of who asks, beside the URL.
@@ -26,6 +26,9 @@ pub trait Asker {
 
     /// How wide a picture the asker can use. Asked where the URL says `w=auto`.
     fn hints(&self) -> ClientHints;
+
+    /// Whether the asker saves data. Asked where the URL says `save-data=auto`.
+    fn data_use(&self) -> DataUse;
 
     /// How urgent the asker says the image is. It is never made more urgent than its slot is.
     fn urgency(&self) -> Option<Urgency>;
@@ -51,6 +54,10 @@ impl Asker for Reader<'_> {
         ClientHints::read(self.headers)
     }
 
+    fn data_use(&self) -> DataUse {
+        DataUse::read(self.headers)
+    }
+
     fn urgency(&self) -> Option<Urgency> {
         list(self.headers, &PRIORITY).as_deref().and_then(requested_urgency)
     }
@@ -71,6 +78,10 @@ impl Asker for Operator {
 
     fn hints(&self) -> ClientHints {
         ClientHints::default()
+    }
+
+    fn data_use(&self) -> DataUse {
+        DataUse::Usual
     }
 
     fn urgency(&self) -> Option<Urgency> {
@@ -96,6 +107,10 @@ impl<V: Fn(&ImageRequest<'_>) -> Result<Grant, SignatureError>> Asker for Descri
 
     fn hints(&self) -> ClientHints {
         ClientHints::default()
+    }
+
+    fn data_use(&self) -> DataUse {
+        DataUse::Usual
     }
 
     fn urgency(&self) -> Option<Urgency> {

@@ -116,6 +116,8 @@ pub struct ExplainedRendition {
     pub is_negotiated: bool,
     /// Whether it carries the hints in `Vary`.
     pub uses_hints: bool,
+    /// Whether it carries `Save-Data` there.
+    pub may_save_data: bool,
     pub url: String,
     pub file_name: String,
     /// What is done to its pixels beside cut and size.
@@ -182,6 +184,7 @@ fn rendition(request: &ImageRequest<'_>, found: &Resolution, factors: Factors) -
         media_type: want.spec.format.media_type(),
         is_negotiated: factors.contains(Factor::Accept),
         uses_hints: factors.contains(Factor::Hints),
+        may_save_data: factors.contains(Factor::SaveData),
         url: one_url(request, resolved),
         file_name: format!("{}.{}", resolved.variant.file_stem, want.spec.format.extension()),
         look: want.finish.look().map(|look| look.words()),
@@ -250,6 +253,9 @@ fn warnings(request: &ImageRequest<'_>, resolved: &Resolved) -> Vec<String> {
     }
     if request.uses_hints() {
         warnings.push("w=auto: shown is the default width, for a client that sends no hints".to_owned());
+    }
+    if request.may_save_data() {
+        warnings.push("save-data=auto: shown is the usual quality, for a client that does not save data".to_owned());
     }
     let (width_px, height_px) = resolved.variant.size_px;
     let native_px = resolved.framing().ratio.cropped_width_px(width_px, height_px);

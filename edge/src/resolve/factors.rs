@@ -14,6 +14,8 @@ pub enum Factor {
     Hints,
     /// The moment: a signature ends.
     Moment,
+    /// Whether the client saves data.
+    SaveData,
 }
 
 /// A set of factors, one bit each.
@@ -34,6 +36,9 @@ impl Factors {
         if request.uses_hints() {
             factors = factors.with(Factor::Hints);
         }
+        if request.may_save_data() {
+            factors = factors.with(Factor::SaveData);
+        }
         if request.signature.is_some() {
             factors = factors.with(Factor::Moment);
         }
@@ -52,11 +57,15 @@ impl Factors {
     /// Which request headers take part in choosing the answer.
     #[must_use]
     pub const fn negotiation(self) -> Negotiation {
-        match (self.contains(Factor::Accept), self.contains(Factor::Hints)) {
-            (true, false) => Negotiation::ByAccept,
-            (false, false) => Negotiation::Explicit,
-            (true, true) => Negotiation::ByAcceptAndHints,
-            (false, true) => Negotiation::ByHints,
+        match (self.contains(Factor::Accept), self.contains(Factor::Hints), self.contains(Factor::SaveData)) {
+            (true, false, false) => Negotiation::ByAccept,
+            (false, false, false) => Negotiation::Explicit,
+            (true, true, false) => Negotiation::ByAcceptAndHints,
+            (false, true, false) => Negotiation::ByHints,
+            (false, false, true) => Negotiation::BySaving,
+            (true, false, true) => Negotiation::ByAcceptAndSaving,
+            (false, true, true) => Negotiation::ByHintsAndSaving,
+            (true, true, true) => Negotiation::ByAll,
         }
     }
 
@@ -64,7 +73,7 @@ impl Factors {
     /// be kept under these two.
     #[must_use]
     pub const fn is_keepable(self) -> bool {
-        !self.contains(Factor::Hints) && !self.contains(Factor::Moment)
+        !self.contains(Factor::Hints) && !self.contains(Factor::SaveData) && !self.contains(Factor::Moment)
     }
 }
 
@@ -77,6 +86,14 @@ pub enum Negotiation {
     ByAcceptAndHints,
     /// `w=auto` in a named format.
     ByHints,
+    /// `save-data=auto` in a named format.
+    BySaving,
+    /// `save-data=auto` and no format.
+    ByAcceptAndSaving,
+    /// `w=auto&save-data=auto` in a named format.
+    ByHintsAndSaving,
+    /// The same and no format.
+    ByAll,
 }
 
 impl Negotiation {
@@ -88,6 +105,10 @@ impl Negotiation {
             Self::ByAccept => Some("Accept"),
             Self::ByAcceptAndHints => Some(hints::VARY_WITH_ACCEPT),
             Self::ByHints => Some(hints::VARY),
+            Self::BySaving => Some("Save-Data"),
+            Self::ByAcceptAndSaving => Some("Accept, Save-Data"),
+            Self::ByHintsAndSaving => Some(hints::VARY_SAVING),
+            Self::ByAll => Some(hints::VARY_SAVING_WITH_ACCEPT),
         }
     }
 
@@ -95,8 +116,8 @@ impl Negotiation {
     #[must_use]
     pub const fn accept_ch(self) -> Option<&'static str> {
         match self {
-            Self::Explicit | Self::ByAccept => None,
-            Self::ByAcceptAndHints | Self::ByHints => Some(hints::ACCEPT_CH),
+            Self::Explicit | Self::ByAccept | Self::BySaving | Self::ByAcceptAndSaving => None,
+            Self::ByAcceptAndHints | Self::ByHints | Self::ByHintsAndSaving | Self::ByAll => Some(hints::ACCEPT_CH),
         }
     }
 }

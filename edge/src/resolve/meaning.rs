@@ -163,6 +163,13 @@ impl Resolved {
         })
     }
 
+    /// The same in `low` quality, which every slot has, or in the lower one that was asked for.
+    #[must_use]
+    pub(super) fn saving(self) -> Self {
+        let low = QualityAsk::Low;
+        if self.quality <= low.quality() { self } else { Self { quality: low.quality(), quality_ask: low, ..self } }
+    }
+
     /// How its pictures are framed.
     #[must_use]
     pub fn framing(&self) -> &Framing {

@@ -22,7 +22,7 @@ use crate::campaign::{ART, Catalog, CatalogHandle};
 use crate::fields::list;
 use crate::fill::Fill;
 use crate::request::parameters::OF_MARKUP;
-use crate::request::{ClientHints, ImageRequest, MarkupForm, MarkupRequest, Signable};
+use crate::request::{ClientHints, DataUse, ImageRequest, MarkupForm, MarkupRequest, Signable};
 use crate::resolve::{Asker, Refusal, Resolution, ResolveError, Resolved, format, resolve};
 use crate::response::{Freshness, Lifetime, MadeText, Negotiation, TextKind};
 use crate::service::Body;
@@ -98,6 +98,10 @@ impl Asker for Granted {
         ClientHints::default()
     }
 
+    fn data_use(&self) -> DataUse {
+        DataUse::Usual
+    }
+
     fn urgency(&self) -> Option<Urgency> {
         None
     }
@@ -142,7 +146,7 @@ impl MarkupDesk {
         }
         let shown = Shown::of(&self.fill, &want);
         let seal = self.seal(&resolved, asked)?;
-        let place = Place { public_url: &self.public_url, pinning: asked.pinning, seal };
+        let place = Place { public_url: &self.public_url, pinning: asked.pinning, saving: asked.saving, seal };
         let freshness = match shown.showing {
             Showing::Live => Freshness::Recallable,
             Showing::Undrawn | Showing::Awaited => Freshness::StandIn,
@@ -195,7 +199,8 @@ fn text(placement: &Placement, form: MarkupForm) -> (TextKind, String) {
         MarkupForm::Json => (TextKind::Json, placement.document().to_string()),
         // `null` where there is nothing to tell.
         MarkupForm::JsonLd => (TextKind::JsonLd, placement.structured_data().unwrap_or_default().to_string()),
-        MarkupForm::Preload => (TextKind::Plain, placement.preload()),
+        // Empty where there is nothing to preload.
+        MarkupForm::Preload => (TextKind::Plain, placement.preload().unwrap_or_default()),
         MarkupForm::Meta => (TextKind::Html, placement.meta()),
         MarkupForm::Mail => (TextKind::Html, placement.mail()),
     }

@@ -41,6 +41,10 @@ impl Placement {
         put("prompt_version", self.prompt_version.clone().into());
         put("seed", self.shown.seed.into());
         put("drawn", self.drawn().map(|drawn| drawn.to_string()).into());
+        put(
+            "lqip",
+            self.shown.lqip.map(|it| json!({ "average_colour": it.colour(), "thumbhash": it.thumbhash() })).into(),
+        );
         put("motif", self.tags.iter().map(|tag| (tag.variable.clone(), Value::from(tag.value.as_str()))).collect());
         put("channel", self.channel.clone().into());
         put("layout_rules", self.layout_rules());

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::picture::Loading;
+use super::picture::{BACKGROUND, Loading};
 use super::placement::Placement;
 use super::structured::for_script;
 
@@ -95,7 +95,11 @@ fn element(tag: &str) -> String {
     while let Some((attribute, after)) = rest.trim_start().split_once("=\"") {
         let Some((value, after)) = after.split_once('"') else { break };
         let renamed = RENAMED.iter().find(|(html, _)| *html == attribute).map_or(attribute, |(_, react)| react);
-        jsx.push_str(&format!(" {renamed}={{{}}}", literal(&unescaped(value))));
+        match value.strip_prefix(BACKGROUND).filter(|_| attribute == "style") {
+            // A style is an object there.
+            Some(colour) => jsx.push_str(&format!(" style={{{{ backgroundColor: {} }}}}", literal(colour))),
+            None => jsx.push_str(&format!(" {renamed}={{{}}}", literal(&unescaped(value)))),
+        }
         rest = after;
     }
     jsx.push_str(if VOID.contains(&name) { " />" } else { ">" });

@@ -60,11 +60,17 @@ fn others_take_our_markup_for_what_it_is() {
         super::tests::make_article(&site);
         placement(&site, MUG, Showing::Live)
     };
+    let shown_before = {
+        let site = super::tests::site();
+        site.edit("campaigns/autumn.toml", "channel = \"shop\"", "channel = \"shop\"\nlqip = \"style\"");
+        placement(&site, MUG, Showing::Live)
+    };
     let all = [
         ("hero", placement(&site, MUG, Showing::Live)),
         ("teaser", placement(&site, "/i/autumn/teaser", Showing::Live)),
         ("undrawn", placement(&site, MUG, Showing::Undrawn)),
         ("article", article),
+        ("lqip", shown_before),
         ("attacked", placement(&attacked, MUG, Showing::Live)),
         ("attacked-teaser", placement(&attacked, "/i/autumn/teaser?locale=en-GB", Showing::Live)),
     ];

@@ -4,13 +4,17 @@
 //! web.dev/articles/preload-responsive-images.
 //!
 //! Invariants: width and height are always written, so that nothing shifts (CLS); formats stand best first, and only those that
-//! the slot has; a hero loads eagerly and with high priority, everything else lazily.
+//! the slot has; a hero loads eagerly and with high priority, everything else lazily and, where the browser can, at the width that its
+//! layout gives it (`sizes="auto"`). Only a hero is preloaded: a preload has no layout, so it would name another candidate than
+//! `auto`, and the browser would fetch both.
 
 use bildkante_shared::urgency::Urgency;
 use maud::{Markup, PreEscaped, html};
 
 use super::label::{caption, labelled};
-use crate::campaign::{ART, Cut, Framing, MediaCondition, ShownLabel};
+use crate::campaign::{ART, Cut, Framing, LqipMarkup, MediaCondition, ShownLabel};
+use crate::render::Lqip;
+use crate::request::SavingAsk;
 use crate::signing::Seal;
 use crate::words::{Format, FormatSet};
 
@@ -62,6 +66,8 @@ pub struct PictureFacts<'a> {
     pub recipe: Option<&'a str>,
     pub prompt_version: Option<&'a str>,
     pub seed: Option<u32>,
+    /// What stands for the picture until it is there, where its slot has that in its markup.
+    pub lqip: Option<(LqipMarkup, Lqip)>,
 }
 
 /// A picture with URLs that may be pinned and facts beside it.
@@ -73,15 +79,19 @@ pub(super) struct Frame<'a> {
     pub(super) facts: PictureFacts<'a>,
     /// The cut that its URLs name; `None` in the slot's own framing.
     pub(super) art: Option<&'a str>,
+    /// Whether its URLs opt in to `Save-Data`.
+    pub(super) saving: SavingAsk,
 }
 
+/// The one style that an image is given: a colour follows.
+pub(super) const BACKGROUND: &str = "background-color:";
 /// Formats offered as sources, best first; JPEG is the `<img>`.
 const SOURCES: [Format; 2] = [Format::Avif, Format::Webp];
 
 impl<'a> Frame<'a> {
     pub(super) const fn new(picture: Picture<'a>, version: Option<&'a str>) -> Self {
-        let facts = PictureFacts { variant: None, recipe: None, prompt_version: None, seed: None };
-        Self { picture, version, facts, art: None }
+        let facts = PictureFacts { variant: None, recipe: None, prompt_version: None, seed: None, lqip: None };
+        Self { picture, version, facts, art: None, saving: SavingAsk::Url }
     }
 
     const fn plain(picture: Picture<'a>) -> Self {
@@ -109,6 +119,9 @@ impl<'a> Frame<'a> {
         if let Some(format) = format {
             url.push_str("&fm=");
             url.push_str(format.extension());
+        }
+        if self.saving == SavingAsk::Client {
+            url.push_str("&save-data=auto");
         }
         if let Some(version) = self.version {
             url.push_str("&v=");
@@ -145,6 +158,15 @@ impl<'a> Frame<'a> {
         self.sources().next().unwrap_or(Format::Jpeg)
     }
 
+    /// The value of `sizes` beside a `srcset`. A lazy image is laid out before it is fetched, so browsers that know `auto` take the
+    /// width it has there. Others skip the word and read the list behind it.
+    fn sizes(&self) -> String {
+        match self.picture.loading {
+            Loading::Hero => self.picture.sizes.to_owned(),
+            Loading::Lazy => format!("auto, {}", self.picture.sizes),
+        }
+    }
+
     /// Each cut's sources, JPEG too: an `<img>` has one framing only.
     fn cut_sources(&self) -> Markup {
         html! {
@@ -152,7 +174,7 @@ impl<'a> Frame<'a> {
                 @let framed = self.of_cut(cut);
                 @for format in framed.sources().chain([Format::Jpeg]) {
                     source media=(cut.media) type=(format.media_type()) srcset=(framed.srcset(Some(format)))
-                        sizes=(framed.picture.sizes)
+                        sizes=(framed.sizes())
                         width=(framed.largest_px()) height=(framed.height_px(framed.largest_px()));
                 }
             }
@@ -163,18 +185,23 @@ impl<'a> Frame<'a> {
     pub(super) fn element(&self) -> Markup {
         let Self { picture, facts, .. } = self;
         let hero = picture.loading == Loading::Hero;
+        let lqip = facts.lqip.map(|(_, lqip)| lqip);
+        let style = facts.lqip.filter(|(place, _)| *place == LqipMarkup::Style);
         html! {
             picture data-variant=[facts.variant] data-recipe=[facts.recipe]
-                data-prompt-version=[facts.prompt_version] data-seed=[facts.seed] {
+                data-prompt-version=[facts.prompt_version] data-seed=[facts.seed]
+                data-average-colour=[lqip.map(|lqip| lqip.colour())]
+                data-thumbhash=[lqip.map(|lqip| lqip.thumbhash())] {
                 (self.cut_sources())
                 @for format in self.sources() {
-                    source type=(format.media_type()) srcset=(self.srcset(Some(format))) sizes=(picture.sizes);
+                    source type=(format.media_type()) srcset=(self.srcset(Some(format))) sizes=(self.sizes());
                 }
                 img src=(self.candidate(self.largest_px(), Some(Format::Jpeg)))
                     srcset=(self.srcset(Some(Format::Jpeg)))
-                    sizes=(picture.sizes)
+                    sizes=(self.sizes())
                     width=(self.largest_px()) height=(self.height_px(self.largest_px()))
                     alt=(picture.alt)
+                    style=[style.map(|(_, lqip)| format!("{BACKGROUND}{}", lqip.colour()))]
                     fetchpriority=[hero.then_some("high")]
                     loading=[(!hero).then_some("lazy")]
                     decoding=[(!hero).then_some("async")];
@@ -213,8 +240,11 @@ impl<'a> Frame<'a> {
     }
 
     /// The value of a `Link` header that preloads the best format; browsers that do not know it ignore it. With cuts it is a
-    /// list, of which a browser follows one: each member's condition rules out those before it.
-    pub(super) fn preload(&self) -> String {
+    /// list, of which a browser follows one: each member's condition rules out those before it. `None` of a lazy image.
+    pub(super) fn preload(&self) -> Option<String> {
+        if self.picture.loading == Loading::Lazy {
+            return None;
+        }
         let conditions: Vec<&MediaCondition> = self.picture.cuts.iter().map(|cut| &cut.media).collect();
         let cuts = self
             .picture
@@ -224,15 +254,14 @@ impl<'a> Frame<'a> {
             .map(|(place, cut)| self.of_cut(cut).preload_where(Some(cut.media.behind(&conditions[..place]))));
         let own = (!conditions.is_empty()).then(|| MediaCondition::none_of(&conditions));
         let links: Vec<String> = cuts.chain([self.preload_where(own)]).collect();
-        links.join(", ")
+        Some(links.join(", "))
     }
 
     fn preload_where(&self, media: Option<String>) -> String {
         let best = self.best();
-        let priority = if self.picture.loading == Loading::Hero { "; fetchpriority=high" } else { "" };
         let media = media.map(|media| format!("; media=\"{media}\"")).unwrap_or_default();
         format!(
-            "<{}>; rel=preload; as=image; type=\"{}\"{media}; imagesrcset=\"{}\"; imagesizes=\"{}\"{priority}",
+            "<{}>; rel=preload; as=image; type=\"{}\"{media}; imagesrcset=\"{}\"; imagesizes=\"{}\"; fetchpriority=high",
             self.candidate(self.largest_px(), Some(best)),
             best.media_type(),
             self.srcset(Some(best)),
@@ -371,9 +400,23 @@ mod tests {
         assert!(lazy.contains("loading=\"lazy\"") && !lazy.contains("fetchpriority"));
     }
 
+    /// HTML allows `auto` at the start of `sizes`, of lazy images and of the sources before them alone.
+    #[test]
+    fn a_lazy_image_is_as_wide_as_its_layout_and_its_list_stays_for_browsers_without_auto() {
+        let sizes = |text: &str| -> Vec<String> {
+            let values = text.split(" sizes=\"").skip(1);
+            values.map(|rest| rest.split('"').next().unwrap_or_default().to_owned()).collect()
+        };
+        let (lazy, hero) = (picture(Loading::Lazy), picture(Loading::Hero));
+        assert_eq!(sizes(&lazy.markup().0), ["auto, (min-width: 50rem) 50vw, 100vw"; 3]);
+        assert_eq!(sizes(&hero.markup().0), ["(min-width: 50rem) 50vw, 100vw"; 3]);
+        assert_eq!(Frame::plain(lazy).preload(), None, "it would name another width");
+        assert_eq!(sizes(&lazy.hinted().0), ["(min-width: 50rem) 50vw, 100vw"], "it has no list of candidates");
+    }
+
     #[test]
     fn the_preload_names_one_type_and_all_its_widths() {
-        let link = Frame::plain(picture(Loading::Hero)).preload();
+        let link = Frame::plain(picture(Loading::Hero)).preload().expect("a hero has one");
         assert!(link.starts_with('<') && link.contains("type=\"image/avif\"") && link.contains("640w"), "{link}");
         assert!(!link.contains("webp"));
     }

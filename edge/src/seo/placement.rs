@@ -12,9 +12,10 @@ use serde_json::Value;
 use super::page::Page;
 use super::picture::{Frame, Loading, Picture, PictureFacts};
 use super::shown::{Showing, Shown};
-use crate::campaign::{Briefing, Cut, ShownLabel, Slot, Version};
+use crate::campaign::{Briefing, Cut, LqipMarkup, ShownLabel, Slot, Version};
 use crate::provenance::Marking;
-use crate::request::Pinning;
+use crate::render::Lqip;
+use crate::request::{Pinning, SavingAsk};
 use crate::resolve::Resolved;
 use crate::signing::Seal;
 use crate::words::{Format, FormatSet, Moment, Ratio};
@@ -35,6 +36,8 @@ pub struct Placement {
     pub version: Option<Version>,
     /// Whether markup names the version.
     pub pinning: Pinning,
+    /// Whether the URLs of its pictures opt in to `Save-Data`.
+    pub saving: SavingAsk,
     /// Ascending, never empty.
     pub widths_px: Vec<u32>,
     pub default_width_px: u32,
@@ -78,7 +81,16 @@ pub struct Place<'a> {
     /// `https://img.example.com`
     pub public_url: &'a str,
     pub pinning: Pinning,
+    pub saving: SavingAsk,
     pub seal: Option<Seal>,
+}
+
+impl<'a> Place<'a> {
+    /// With URLs that follow every change and whose pictures are the same for all readers.
+    #[must_use]
+    pub const fn new(public_url: &'a str, seal: Option<Seal>) -> Self {
+        Self { public_url, pinning: Pinning::Open, saving: SavingAsk::Url, seal }
+    }
 }
 
 impl Placement {
@@ -98,6 +110,7 @@ impl Placement {
             query: variant.query.clone(),
             version: version.filter(|_| shown.showing.is_live()),
             pinning: place.pinning,
+            saving: place.saving,
             widths_px: slot.framing.widths.clone(),
             default_width_px: slot.framing.default_width_px,
             formats: slot.formats,
@@ -154,7 +167,7 @@ impl Placement {
             cuts: &self.slot_facts.cuts,
         };
         let version = self.version.as_ref().filter(|_| self.pinning == Pinning::Current);
-        Frame::new(picture, version.map(Version::as_str))
+        Frame { saving: self.saving, ..Frame::new(picture, version.map(Version::as_str)) }
     }
 
     /// Each cut, with its URLs.
@@ -208,20 +221,27 @@ impl Placement {
             recipe: is_made.then_some(&recipe),
             prompt_version: self.prompt_version.as_deref(),
             seed: self.shown.seed,
+            lqip: self.lqip_markup(),
         };
         Frame { facts, ..self.frame() }.markup_text()
     }
 
-    /// The value of a `Link` field that preloads the picture: sent by the page's own server.
+    fn lqip_markup(&self) -> Option<(LqipMarkup, Lqip)> {
+        let place = self.slot_facts.markup.lqip;
+        self.shown.lqip.filter(|_| place != LqipMarkup::None).map(|lqip| (place, lqip))
+    }
+
+    /// The value of a `Link` field that preloads the picture: sent by the page's own server. `None` of a lazy picture, whose width
+    /// only the page's layout knows.
     #[must_use]
-    pub fn preload(&self) -> String {
+    pub fn preload(&self) -> Option<String> {
         self.frame().preload()
     }
 
     /// The same as an interim response, as it goes over the wire (RFC 8297).
     #[must_use]
-    pub fn early_hints(&self) -> String {
-        format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", self.preload())
+    pub fn early_hints(&self) -> Option<String> {
+        self.preload().map(|link| format!("HTTP/1.1 103 Early Hints\r\nLink: {link}\r\n\r\n"))
     }
 }
 

@@ -8,6 +8,7 @@ use bildkante_shared::import::MasterRecipe;
 use crate::campaign::Variant;
 use crate::fill::Fill;
 use crate::governance::{PlaceStanding, Withheld};
+use crate::render::Lqip;
 use crate::resolve::{Audience, Want};
 use crate::words::Moment;
 
@@ -56,6 +57,8 @@ pub struct Shown {
     /// When the node drew it.
     pub drawn: Option<Moment>,
     pub standing: PlaceStanding,
+    /// What a page may show before it. Only of a picture that is live: it shows something of it.
+    pub lqip: Option<Lqip>,
 }
 
 impl Shown {
@@ -77,8 +80,9 @@ impl Shown {
             Ok(_) => unmade(&placed.variant),
         };
         let drawn = known.and_then(|binding| binding.drawn());
+        let lqip = if showing.is_live() { fill.lqip(&placed) } else { None };
         match placed.decided.as_deref() {
-            None => Self { master, drawn, ..Self::own(want, showing, standing) },
+            None => Self { master, drawn, lqip, ..Self::own(want, showing, standing) },
             Some(decided) => Self {
                 showing,
                 recipe: decided.recipe,
@@ -87,6 +91,7 @@ impl Shown {
                 is_of_manifest: decided.is_known,
                 drawn,
                 standing,
+                lqip,
             },
         }
     }
@@ -95,7 +100,7 @@ impl Shown {
     fn own(want: &Want, showing: Showing, standing: PlaceStanding) -> Self {
         let variant = &want.variant;
         let (recipe, seed) = (variant.recipe.id(), variant.drawn_seed());
-        Self { showing, recipe, master: None, seed, is_of_manifest: true, drawn: None, standing }
+        Self { showing, recipe, master: None, seed, is_of_manifest: true, drawn: None, standing, lqip: None }
     }
 }
 

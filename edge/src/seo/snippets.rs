@@ -80,8 +80,8 @@ impl Placement {
         Some(match kind {
             SnippetKind::Html => self.markup(),
             SnippetKind::Hinted => self.hinted(),
-            SnippetKind::Preload => self.preload(),
-            SnippetKind::EarlyHints => self.early_hints(),
+            SnippetKind::Preload => return self.preload(),
+            SnippetKind::EarlyHints => return self.early_hints(),
             SnippetKind::JsonLd => return self.structured_data_script(),
             SnippetKind::Meta => self.meta(),
             SnippetKind::Mail => self.mail(),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::campaign::tests::Site;
 use crate::governance::{PlaceStanding, Withheld};
-use crate::request::Pinning;
+use crate::request::{Pinning, SavingAsk};
 use crate::resolve::{Operator, Resolution, resolve};
 use crate::shared_state::Reason;
 use crate::words::Moment;
@@ -55,15 +55,18 @@ fn shown(showing: Showing, resolved: &crate::resolve::Resolved) -> Shown {
         is_of_manifest: true,
         drawn: Moment::from_unix_s(1_796_000_000),
         standing: PlaceStanding { changes_unix_ms: None, epoch: None },
+        lqip: showing.is_live().then(|| LQIP.parse().expect("an LQIP")),
     }
 }
 
 pub(super) fn placement(site: &Site, url: &str, showing: Showing) -> Placement {
     let catalog = site.load();
     let Resolution { resolved, .. } = resolve(&catalog, url, &Operator).outcome.expect("a variant");
-    let place = Place { public_url: PUBLIC_URL, pinning: Pinning::Open, seal: None };
+    let place = Place::new(PUBLIC_URL, None);
     Placement::new(&resolved, shown(showing, &resolved), place)
 }
+
+const LQIP: &str = "#c81e5aIQgSDQRVVVVVVVVVVVVV";
 
 pub(super) const MUG: &str = "/i/autumn/hero?product=mug&colour=red&locale=en-GB";
 
@@ -86,11 +89,16 @@ fn only_formats_of_the_slot_are_offered() {
     let site = site();
     site.edit("campaigns/autumn.toml", "formats = [\"avif\", \"webp\", \"jpg\"]", "formats = [\"webp\", \"jpg\"]");
     let teaser = placement(&site, "/i/autumn/teaser", Showing::Live);
+    let preloaded = |teaser: &Placement| {
+        let mut hero = teaser.clone();
+        hero.loading = Loading::Hero;
+        hero.preload().expect("of a hero")
+    };
     assert!(!teaser.markup().contains("avif") && teaser.markup().contains("image/webp"));
-    assert!(teaser.preload().contains("type=\"image/webp\"") && !teaser.preload().contains("fetchpriority"));
+    assert!(preloaded(&teaser).contains("type=\"image/webp\""));
     site.edit("campaigns/autumn.toml", "formats = [\"webp\", \"jpg\"]", "formats = [\"jpg\"]");
     let teaser = placement(&site, "/i/autumn/teaser", Showing::Live);
-    assert!(!teaser.markup().contains("<source") && teaser.preload().contains("image/jpeg"));
+    assert!(!teaser.markup().contains("<source") && preloaded(&teaser).contains("image/jpeg"));
 }
 
 #[test]
@@ -182,9 +190,46 @@ fn pinned_markup_names_the_version_in_every_url() {
     let mut mug = placement(&site, MUG, Showing::Live);
     mug.pinning = Pinning::Current;
     let version = format!("v={}", mug.version.clone().expect("it is live").as_str());
-    for form in [mug.markup(), mug.preload(), mug.mail(), mug.meta(), mug.image_object().expect("live").to_string()] {
+    let preload = mug.preload().expect("a hero");
+    for form in [mug.markup(), preload, mug.mail(), mug.meta(), mug.image_object().expect("live").to_string()] {
         let urls = form.matches("https://img.example.com/i/").count();
         assert!(urls > 0 && form.matches(&version).count() == urls, "{form}");
+    }
+}
+
+#[test]
+fn an_lqip_stands_where_the_slot_has_it_and_only_of_what_is_live() {
+    let site = site();
+    let plain = placement(&site, MUG, Showing::Live);
+    assert!(!plain.markup().contains("thumbhash") && !plain.markup().contains("style="));
+    let told = json!({ "average_colour": "#c81e5a", "thumbhash": "IQgSDQRVVVVVVVVVVVVV" });
+    assert_eq!(plain.document()["lqip"], told, "data is there in any case");
+    let attributes = "data-average-colour=\"#c81e5a\" data-thumbhash=\"IQgSDQRVVVVVVVVVVVVV\">";
+    let style = "alt=\"red mug\" style=\"background-color:#c81e5a\"";
+    let mut former = "channel = \"shop\"".to_owned();
+    for (place, is_styled) in [("data", false), ("style", true)] {
+        let line = format!("channel = \"shop\"\nlqip = \"{place}\"");
+        site.edit("campaigns/autumn.toml", &former, &line);
+        former = line;
+        let mug = placement(&site, MUG, Showing::Live);
+        let markup = mug.markup();
+        assert!(markup.contains(attributes), "{markup}");
+        assert_eq!(markup.contains(style), is_styled, "{markup}");
+        assert!(markup.len() - plain.markup().len() <= 400, "{markup}");
+        assert_eq!(mug.react().contains(" style={{ backgroundColor: \"#c81e5a\" }}"), is_styled, "{}", mug.react());
+        let undrawn = placement(&site, MUG, Showing::Undrawn);
+        assert_eq!((undrawn.markup(), undrawn.document().get("lqip")), (plain.markup(), None));
+    }
+}
+
+#[test]
+fn markup_that_opts_in_to_save_data_does_so_in_every_url() {
+    let mut mug = placement(&site(), MUG, Showing::Live);
+    assert!(!mug.markup().contains("save-data"));
+    mug.saving = SavingAsk::Client;
+    for form in [mug.markup(), mug.preload().expect("a hero"), mug.mail(), mug.meta()] {
+        let urls = form.matches("https://img.example.com/i/").count();
+        assert!(urls > 0 && form.matches("save-data=auto").count() == urls, "{form}");
     }
 }
 
@@ -214,7 +259,7 @@ fn heads_of_shared_pages_have_title_picture_and_locale() {
 
 #[test]
 fn an_interim_response_is_one_field() {
-    let hints = placement(&site(), MUG, Showing::Live).early_hints();
+    let hints = placement(&site(), MUG, Showing::Live).early_hints().expect("of a hero");
     let lines: Vec<&str> = hints.split("\r\n").collect();
     assert_eq!((lines.len(), lines[0], lines[2], lines[3]), (4, "HTTP/1.1 103 Early Hints", "", ""));
     assert!(lines[1].starts_with("Link: <https://img.example.com/i/autumn/hero/"), "{hints}");
@@ -297,8 +342,22 @@ fn no_text_of_a_manifest_is_code_in_any_form() {
     let inside = inside.expect("one element");
     assert!(!inside.contains(['<', '>', '&', '\u{2028}']), "{inside}");
     assert_eq!(serde_json::from_str::<Value>(inside).expect("JSON"), mug.structured_data().expect("live"));
-    let header = mug.preload();
+    let header = mug.preload().expect("a hero");
     assert!(header.is_ascii() && !header.contains("onerror") && http::HeaderValue::from_str(&header).is_ok());
+}
+
+/// A browser would fetch what the preload names and what `sizes="auto"` comes to.
+#[test]
+fn only_heroes_are_preloaded() {
+    let site = site();
+    let teaser = placement(&site, "/i/autumn/teaser", Showing::Live);
+    assert!(teaser.markup().contains(" sizes=\"auto, "), "{}", teaser.markup());
+    let document = teaser.document();
+    assert_eq!((document.get("preload"), document.get("early_hints")), (None, None));
+    assert_eq!([SnippetKind::Preload, SnippetKind::EarlyHints].map(|kind| teaser.snippet(kind)), [None, None]);
+    let hero = placement(&site, MUG, Showing::Live);
+    assert!(hero.document()["preload"].as_str().is_some_and(|link| link.ends_with("; fetchpriority=high")));
+    assert!(!hero.markup().contains("sizes=\"auto"), "{}", hero.markup());
 }
 
 /// A browser takes the first source whose condition holds, and follows one preload.
@@ -320,7 +379,7 @@ fn cuts_stand_in_markup_preload_and_json_with_the_same_urls() {
     assert_eq!(types, ["image/avif", "image/webp", "image/jpeg", "image/avif", "image/webp"]);
     assert!(!markup.split("<img").nth(1).expect("an image").contains("art="), "{markup}");
 
-    let preload = mug.preload();
+    let preload = mug.preload().expect("a hero");
     let links: Vec<&str> = preload.split("rel=preload").skip(1).collect();
     assert_eq!(links.len(), 2, "{preload}");
     assert!(

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use bildkante_edge::cache::{
-    Binding, CacheConfig, CacheMetrics, Caches, Lineage, MasterFile, Rendition, RenditionKey, VariantName,
+    Binding, CacheConfig, CacheMetrics, Caches, Lineage, Lqips, MasterFile, Rendition, RenditionKey, VariantName,
     VerifiedMaster,
 };
 use bildkante_edge::governance::marks::PurgeKey;
@@ -183,6 +183,7 @@ pub(crate) fn binding(n: u32) -> Binding {
         node: "node".into(),
         generation: 0,
         parts: None,
+        lqips: Lqips::default(),
         created_unix_ms: 1_700_000_000_000,
     }
 }

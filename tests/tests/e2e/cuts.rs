@@ -19,10 +19,15 @@ use crate::purge::{admin, with_tokens};
 
 const TALL: &str = "/i/studio/thumb?product=vase&art=tall&fm=webp";
 
-fn with_cut(text: String) -> String {
+pub(crate) fn with_cut(text: String) -> String {
     let cut = "[[slots.thumb.cuts]]\nname = \"tall\"\nmedia = \"(max-width: 40rem)\"\nratio = \"4:5\"\nwidths = [48, 144]\n\
                focal = [0.2, 0.5]\nsizes = \"100vw\"\n";
     format!("{text}\n{cut}")
+}
+
+/// The same in a hero, which pages preload.
+fn with_cut_of_a_hero(text: String) -> String {
+    with_cut(text.replace("priority      = { urgency = 5 }", "priority      = { urgency = 1 }"))
 }
 
 /// What a page has of it: which candidate is shown, how far the page moved, and what was fetched how often.
@@ -36,13 +41,13 @@ const SEEN: &str = "const done = arguments[arguments.length - 1];\
     }, 0)";
 
 /// A customer's page, with its `Link` field, for as long as it is held.
-struct Page {
-    address: SocketAddr,
+pub(crate) struct Page {
+    pub(crate) address: SocketAddr,
     serving: JoinHandle<()>,
 }
 
 impl Page {
-    async fn serve(link: &str, body: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn serve(link: &str, body: &str) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let answer = format!(
@@ -78,7 +83,7 @@ async fn a_narrow_window_shows_another_cut_and_nothing_moves() -> anyhow::Result
         return Ok(());
     };
     let control = Arc::new(FakeControl::default());
-    let rig = Rig::start(Plan { manifest: with_cut, ..Plan::painted(&control) }).await?;
+    let rig = Rig::start(Plan { manifest: with_cut_of_a_hero, ..Plan::painted(&control) }).await?;
     let document = rig.http.get(rig.public(), "/p/studio/thumb?product=vase&fm=json", &[]).await?.json()?;
     let of_one = rig.http.get(rig.public(), "/p/studio/thumb?product=vase&art=tall", &[]).await?;
     assert_eq!(of_one.status, StatusCode::BAD_REQUEST, "{}", of_one.text());

@@ -100,8 +100,8 @@ fn start_nginx(binary: &Path, dir: &Path, at: SocketAddr, edge: SocketAddr) -> a
     Ok(Server(child))
 }
 
-/// A server in place of an edge. Each answer may be kept for a minute, varies on the client's hints, and holds the request head as
-/// it came.
+/// A server in place of an edge. Each answer may be kept for a minute, varies on the client's hints and `Save-Data`, and holds the
+/// request head as it came.
 async fn start_echo() -> anyhow::Result<SocketAddr> {
     let socket = TcpListener::bind("127.0.0.1:0").await?;
     let at = socket.local_addr()?;
@@ -111,7 +111,7 @@ async fn start_echo() -> anyhow::Result<SocketAddr> {
                 let mut head = Vec::new();
                 while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await? > 0 {}
                 let status = format!(
-                    "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nVary: Accept, Sec-CH-Width\r\nConnection: close\r\n\
+                    "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nVary: Accept, Sec-CH-Width, Save-Data\r\nConnection: close\r\n\
                      Content-Length: {}\r\n\r\n",
                     head.len()
                 );
@@ -125,7 +125,7 @@ async fn start_echo() -> anyhow::Result<SocketAddr> {
 }
 
 /// The edge gets the client's address as the last entry of the field. A request with hints never gets an answer that was made for
-/// other hints.
+/// other hints, or for a client that does not save data.
 async fn speaks_for_its_clients(http: &Http, front: SocketAddr) -> anyhow::Result<()> {
     eventually("the front answers", async || {
         Ok(http.get(front, "/", &[]).await.is_ok_and(|reply| reply.status.is_success()))
@@ -151,6 +151,15 @@ async fn speaks_for_its_clients(http: &Http, front: SocketAddr) -> anyhow::Resul
                 .to_ascii_lowercase();
             assert!(told.contains(&format!("sec-ch-width: {width}\r\n")), "{query} {width}: {told}");
         }
+    }
+    for query in
+        ["save-data=auto", "SAVE-DATA=AUTO", "q=high&amp;save-data=auto", "save%2Ddata=auto", "save-data=%61uto"]
+    {
+        let path = format!("/i/studio/thumb?{query}");
+        let usual = http.get(front, &path, &[]).await?.text().to_ascii_lowercase();
+        let saving = http.get(front, &path, &[(HeaderName::from_static("save-data"), "on")]).await?;
+        assert!(!usual.contains("save-data: on\r\n"), "{query}: {usual}");
+        assert!(saving.text().to_ascii_lowercase().contains("save-data: on\r\n"), "{query}: {}", saving.text());
     }
     Ok(())
 }

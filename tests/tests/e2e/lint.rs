@@ -74,6 +74,7 @@ async fn no_message_is_bad_to_httplint() -> anyhow::Result<()> {
         ("final-long-way", 200, "GET", "/i/studio/thumb?product=mug&utm_source=x", &[]),
         ("explicit", 200, "GET", "/i/studio/thumb?product=mug&fm=webp", &[]),
         ("hints", 200, "GET", "/i/studio/thumb?product=mug&w=auto", &[("sec-ch-dpr", "2")]),
+        ("saving", 200, "GET", "/i/studio/thumb?product=mug&save-data=auto", &[("save-data", "on")]),
         ("head", 200, "HEAD", IMAGE, &[]),
         ("partial", 206, "GET", IMAGE, &[("range", "bytes=10-19")]),
         ("not-modified", 304, "GET", IMAGE, &matching),
@@ -140,7 +141,7 @@ async fn no_message_is_bad_to_httplint() -> anyhow::Result<()> {
     let lines: Vec<serde_json::Value> = verdict.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let read = lines.iter().filter(|line| line["status"].is_u64() && line["notes"].as_u64() > Some(0)).count();
     let recorded = std::fs::read_dir(folder.path())?.count() / 2;
-    assert_eq!((read, recorded), (43, 43), "each message was read: {verdict}");
+    assert_eq!((read, recorded), (44, 44), "each message was read: {verdict}");
     let text = |line: &serde_json::Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
     let bad: Vec<_> = lines.iter().filter(|line| line["level"] == "bad").collect();
     let named: Vec<_> = bad.iter().map(|line| (text(line, "name"), text(line, "note"))).collect();

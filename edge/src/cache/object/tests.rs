@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 
 use super::super::metrics::CacheMetrics;
 use super::super::rendition::testing::rendition;
-use super::super::{CacheConfig, Caches, Tier};
+use super::super::{CacheConfig, Caches, Lqips, Tier};
 use super::*;
 
 const KEY: RenditionKey = RenditionKey::from_raw([0xab; 16]);
@@ -45,6 +45,7 @@ fn binding(n: u8) -> Binding {
         node: format!("node-{n}"),
         generation: 0,
         parts: None,
+        lqips: Lqips::default(),
         created_unix_ms: 1_700_000_000_000,
     }
 }

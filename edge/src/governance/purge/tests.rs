@@ -6,6 +6,7 @@ use bildkante_shared::ids::MasterId;
 use prometheus::Registry;
 
 use super::*;
+use crate::cache::Lqips;
 use crate::cache::testing::rendition;
 use crate::governance::ledger::DeliveryState;
 use crate::governance::marks::PurgeKind;
@@ -124,6 +125,7 @@ async fn masters_are_purged_only_where_that_was_asked() {
             created_unix_ms: 0,
             generation,
             parts: None,
+            lqips: Lqips::default(),
         };
         purges.binding_verdict(&Subject { tags, recipe: rendition.recipe, spec: &rendition.spec }, &binding)
     };

@@ -23,13 +23,25 @@ const WITHHELD = {
  * @property {string} detail
  * @property {number} bytes
  * @property {string} type
+ * @property {string | undefined} rung
+ * @property {number | undefined} score
+ * @property {number | undefined} encodeMs
  */
+
+/** What a response says of its file.
+ * @param {string} timing the value of `Server-Timing`
+ * @param {string} name */
+const told = (timing, name) => new RegExp(`(?:^|, )${name};desc=([^,]+)`).exec(timing)?.[1];
+
+/** @param {string | undefined} text */
+const asNumber = (text) => (text === undefined ? undefined : Number(text));
 
 /** What a response says of itself.
  * @param {Response} response
  * @returns {Facts} */
 function describe(response) {
   const status = response.headers.get('cache-status') ?? '';
+  const timing = response.headers.get('server-timing') ?? '';
   const reason = Object.keys(WITHHELD).find((word) => status.includes(word));
   return {
     ok: response.ok,
@@ -38,6 +50,9 @@ function describe(response) {
     detail: /detail="?([^";]+)/.exec(status)?.[1] ?? `${say('error', 'Fehler')} ${response.status}`,
     bytes: Number(response.headers.get('content-length')) || 0,
     type: (response.headers.get('content-type') ?? '').replace('image/', '').toUpperCase(),
+    rung: told(timing, 'rung'),
+    score: asNumber(told(timing, 'score')),
+    encodeMs: asNumber(told(timing, 'encode')),
   };
 }
 

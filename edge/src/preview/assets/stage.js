@@ -1,7 +1,7 @@
 // @ts-check
 // The page of a variant: the picture in the cut and as wide as a screen has it, and the bytes of every width and format.
 import { head } from './shots.js';
-import { kilobytes, say } from './text.js';
+import { decimal, say } from './text.js';
 
 /** The cut that a page on a screen of that size shows: the first whose condition holds in an empty frame as large as it.
  * @param {HTMLElement} stage
@@ -55,6 +55,32 @@ function watchScreens(stage) {
   });
 }
 
+/** Between a number and its unit, which stay on one line. */
+const NO_BREAK = '\u00a0';
+
+/** Rung, score and time, as the page has them of the files that it knows.
+ * @param {import('./shots.js').Facts} facts */
+function words({ rung, score, encodeMs }) {
+  const told = [rung === 'quick' ? say('quick', 'vorläufig') : say('final', 'endgültig')];
+  if (score !== undefined) told.push(`${decimal(score)}${NO_BREAK}${say('points', 'Punkte')}`);
+  if (encodeMs !== undefined) told.push(encodeMs < 1000 ? `${encodeMs}${NO_BREAK}ms` : `${decimal(Math.round(encodeMs / 100) / 10)}${NO_BREAK}s`);
+  return told.join(', ');
+}
+
+/** The quick file stays beside the final one, where the page knew it.
+ * @param {HTMLElement} cell
+ * @param {import('./shots.js').Facts} facts */
+function tell(cell, facts) {
+  const size = document.createElement('b');
+  size.textContent = `${decimal(facts.bytes / 1000)}${NO_BREAK}kB`;
+  const more = document.createElement('span');
+  more.className = 'key';
+  more.dataset.rung = facts.rung;
+  more.textContent = words(facts);
+  const before = facts.rung === 'final' ? cell.querySelector('[data-before]') : null;
+  cell.replaceChildren(size, ...(facts.rung ? [more] : []), ...(before ? [before] : []));
+}
+
 /** Asks for one file after the other, because each may have to be made. The smallest of a width is marked.
  * @param {HTMLElement} table */
 async function measure(table) {
@@ -63,10 +89,12 @@ async function measure(table) {
     const known = [];
     for (const cell of row.querySelectorAll('[data-format-url]')) {
       if (!(cell instanceof HTMLElement)) continue;
-      cell.textContent = '…';
+      cell.setAttribute('aria-busy', 'true');
       const facts = await head(cell.dataset.formatUrl ?? '').catch(() => null);
       const isThere = facts && facts.ok && !facts.standIn && !facts.withheld;
-      cell.textContent = isThere ? kilobytes(facts.bytes) : '–';
+      cell.removeAttribute('aria-busy');
+      if (isThere) tell(cell, facts);
+      else cell.textContent = '–';
       if (isThere) known.push({ cell, bytes: facts.bytes });
     }
     const least = Math.min(...known.map(({ bytes }) => bytes));

@@ -12,6 +12,11 @@ export const say = (english, german) => (language === 'de' ? german : english);
 
 const number = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
 
+const tenths = new Intl.NumberFormat(language, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+
+/** @param {number} value */
+export const decimal = (value) => tenths.format(value);
+
 /** @param {number} bytes */
 export const kilobytes = (bytes) => `${number.format(bytes / 1000)} kB`;
 

@@ -245,6 +245,25 @@ fn hints_choose_a_rung_where_the_url_opts_in_signed_or_not() {
     assert_eq!(width_px("/i/autumn/hero?w=auto&ar=1:1", SIGNED), 768, "a rung, in the shape that was signed");
 }
 
+/// It is one of the renditions that the slot has anyway.
+#[test]
+fn a_client_that_saves_data_gets_low_quality_or_the_lower_one_that_was_asked_for() {
+    let catalog = Site::new().load();
+    let of = |url: &str, grant: Grant| {
+        let request = parse(&catalog, url);
+        let resolved = Resolved::new(&catalog, &request, grant, ClientHints::default());
+        resolved.unwrap_or_else(|error| panic!("{url}: {error}"))
+    };
+    let low = of("/i/autumn/hero?q=low", Grant::Public);
+    for url in ["/i/autumn/hero?save-data=auto", "/i/autumn/hero?q=high&save-data=auto", "/i/autumn/hero?q=low"] {
+        let saving = of(url, Grant::Public).saving();
+        assert_eq!(saving.spec(Format::Avif), low.spec(Format::Avif), "{url}");
+        assert_eq!(saving.rendition_url(), low.rendition_url(), "equal renditions have equal URLs");
+    }
+    let lower = of("/i/autumn/hero?q=10&save-data=auto", SIGNED);
+    assert_eq!(lower.clone().saving().quality, lower.quality);
+}
+
 /// `check` promises a number: asking for everything an unsigned URL may ask for meets it and never exceeds it.
 #[test]
 fn the_renditions_of_a_variant_are_as_many_as_check_says() {
