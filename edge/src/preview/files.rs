@@ -130,6 +130,7 @@ fn offered(picture: &Picture<'_>) -> impl Iterator<Item = Format> + use<> {
 /// Rung, score and time.
 fn told(facts: FileFacts, language: Language) -> String {
     let mut words = vec![match facts.rung {
+        Rung::Hurried => language.say("hurried", "in Eile").to_owned(),
         Rung::Quick => language.say("quick", "vorläufig").to_owned(),
         Rung::Final => language.say("final", "endgültig").to_owned(),
     }];
