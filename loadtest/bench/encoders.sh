@@ -41,7 +41,7 @@ for width in "${widths[@]}"; do
   "$curves" curves "$corpus/judging" "$width" "$every" >"$work/own-$width.csv"
   "$curves" judge "$corpus/judging" "$width" "$every" >"$work/judged-$width.csv"
   echo "encoders: $width px: sharp and avifenc" >&2
-  "$curves" pictures "$corpus/judging" "$width" "$work/$width" "$every"
+  "$curves" pictures "$corpus/judging" "$width" "$every" "$work/$width"
   SHARP_FOLDER=$deps/sharp node "$here/render/sharp/encode.mjs" "$work/$width" 16,25,35,45,55,65,75
   "$venv/bin/python" "$here/render/avifenc.py" "$work/$width" 16,25,35,45,55,65,75
   for file in "$work/$width"/*.avif; do
