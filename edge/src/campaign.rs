@@ -88,6 +88,7 @@ pub use variant::{Tags, Variant, VariantError, VariantKey};
 pub use version::Version;
 
 use self::fault::SourceText;
+use crate::decoding::DecoderCommand;
 use crate::render::Finishing;
 use crate::request::{IgnoredParameters, IgnoredParametersError};
 
@@ -129,6 +130,7 @@ impl CampaignConfig {
             ignored: IgnoredParameters::new(&self.ignored_parameters)?,
             variants_memoised_max: self.variants_memoised_max,
             finishing: Finishing::default(),
+            decoder: DecoderCommand::default(),
         })
     }
 }

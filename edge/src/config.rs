@@ -173,7 +173,7 @@ impl Config {
     /// # Errors
     /// When a pattern of ignored parameters is malformed.
     pub fn sources(&self) -> Result<CatalogSources, IgnoredParametersError> {
-        self.campaigns.sources()
+        Ok(CatalogSources { decoder: self.verify.decoder(), ..self.campaigns.sources()? })
     }
 
     /// The same for an edge that serves: with what every picture is finished with.

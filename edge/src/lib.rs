@@ -16,6 +16,7 @@ pub mod candidates;
 pub mod commands;
 pub mod config;
 pub mod credentials;
+pub mod decoding;
 pub mod descriptors;
 pub mod drafts;
 pub(crate) mod fields;

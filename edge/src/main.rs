@@ -42,7 +42,7 @@ enum Command {
     Check(commands::CheckArgs),
     /// Write the lock beside each manifest from the checkpoints in a models folder
     Lock(commands::LockArgs),
-    /// Make a picture that you bring, a PNG, JPEG or WebP, the one of a variant
+    /// Make a picture that you bring, a PNG, JPEG, WebP or AVIF, the one of a variant
     Import(commands::ImportArgs),
     /// Take images out of circulation, here and in the caches in front of the edge
     Purge(commands::PurgeArgs),

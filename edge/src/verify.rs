@@ -4,13 +4,12 @@
 //! ```text
 //! file ─┬▶ credentials::verify ─▶ C2PA          ┐
 //!       ├▶ provenance::Told ─▶ XMP, IPTC, EXIF  │
-//!       └▶ decode (a process of its own) ─┬▶ marks ─▶ watermarks        ├▶ Report ─▶ page, JSON, signed document
+//!       └▶ decoding (its own process) ────┬▶ marks ─▶ watermarks        ├▶ Report ─▶ page, JSON, signed document
 //!                                         └▶ masters ─▶ who looks alike ┘
 //! ```
 //!
 //! | module | owns |
 //! | --- | --- |
-//! | `decode` | foreign pictures to lightness, in a process that may die of it |
 //! | `marks` | detectors of watermarks by C2PA's names: ours, and programs that an operator names |
 //! | `masters` | which masters the edge knows, and which of them the public may know of |
 //! | `report` | what is told, layer by layer |
@@ -26,7 +25,6 @@
 //! a layer found nothing is never told as proof.
 
 mod config;
-pub mod decode;
 mod desk;
 mod detector;
 mod gate;

@@ -42,6 +42,7 @@ const ROOMS: &[&str] = &[
     "signing",
     "request",
     "render",
+    "decoding",
     "credentials",
     "watermark",
     "provenance",

@@ -188,6 +188,8 @@ pub struct Frame {
     width_px: usize,
     height_px: usize,
     layout: Layout,
+    primaries: u16,
+    transfer: u16,
     matrix: u16,
     is_full_range: bool,
 }
@@ -214,8 +216,9 @@ impl Frame {
         let header = picture.0.seq_hdr.ok_or(Av1Error::Damaged)?;
         // SAFETY: the picture holds a reference to its sequence header for as long as it lives.
         let header = unsafe { header.as_ref() };
-        let (matrix, is_full_range) = (header.mtrx as u16, header.color_range != 0);
-        Ok(Self { width_px, height_px, layout, matrix, is_full_range, picture })
+        let (primaries, transfer, matrix) = (header.pri as u16, header.trc as u16, header.mtrx as u16);
+        let is_full_range = header.color_range != 0;
+        Ok(Self { width_px, height_px, layout, primaries, transfer, matrix, is_full_range, picture })
     }
 
     #[must_use]
@@ -237,6 +240,18 @@ impl Frame {
     #[must_use]
     pub const fn bits(&self) -> u32 {
         self.picture.0.p.bpc.unsigned_abs()
+    }
+
+    /// Colour primaries (ITU-T H.273 §8.1).
+    #[must_use]
+    pub const fn primaries(&self) -> u16 {
+        self.primaries
+    }
+
+    /// Transfer characteristics (§8.2).
+    #[must_use]
+    pub const fn transfer(&self) -> u16 {
+        self.transfer
     }
 
     /// Matrix coefficients (ITU-T H.273 §8.3).

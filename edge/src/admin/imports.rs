@@ -250,6 +250,7 @@ pub(super) fn refused(error: ImportRunError) -> Fault {
     match error {
         ImportRunError::Variant { .. } => wrong("variant", error.to_string(), &[]),
         ImportRunError::NoSource | ImportRunError::Recipe(_) => wrong("source", error.to_string(), &[]),
+        ImportRunError::Original(error) if !error.is_of_the_file() => busy(&error.to_string()),
         ImportRunError::Original(_) | ImportRunError::TooSmall { .. } => {
             fault(422, "unusable-picture", "Unusable picture", error.to_string())
         }

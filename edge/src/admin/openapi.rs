@@ -12,6 +12,7 @@ use super::routes::{
     EVENTS, Form, PATCH, PICTURE, Parameter, Presence, ROUTES, Reach, Repeats, Route, TEXT_CHARS_MAX, Takes,
 };
 use super::token::TokenScope;
+use crate::render::OriginalFormat;
 use crate::shared_state::{KEY_BYTES_MAX, PersonRole};
 
 const SCHEMAS: &str = include_str!("openapi/schemas.json");
@@ -95,9 +96,9 @@ fn operation(route: &Route) -> Value {
             });
         }
         Takes::Picture => {
-            let file = json!({});
-            operation["requestBody"] =
-                json!({ "required": true, "content": { "image/png": file, "image/jpeg": file } });
+            let content: Map<String, Value> =
+                OriginalFormat::ALL.into_iter().map(|it| (it.format().media_type().to_owned(), json!({}))).collect();
+            operation["requestBody"] = json!({ "required": true, "content": content });
         }
     }
     operation

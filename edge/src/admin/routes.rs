@@ -99,7 +99,7 @@ pub(super) enum Takes {
     Json(&'static str),
     /// JSON of this schema, or a table.
     JsonOrCsv(&'static str),
-    /// A PNG, JPEG or WebP.
+    /// A PNG, JPEG, WebP or AVIF.
     Picture,
 }
 

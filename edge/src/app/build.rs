@@ -162,7 +162,11 @@ impl Behind {
         );
         let budgets = Budgets::new(&config.budget, registry)?;
         let decode_memory = DecodeMemory::default();
-        let imports = Imports::new(&config.campaigns.campaigns_dir, Arc::clone(&pool), decode_memory.clone());
+        let imports = Imports::new(
+            &config.campaigns.campaigns_dir,
+            Arc::clone(&pool),
+            (decode_memory.clone(), config.verify.decoder()),
+        );
         let origin = Arc::new(Origins { regions: Arc::clone(&regions), imports });
         let signers = open_signers(config, registry).await?;
         let credentials = Credentials::new(

@@ -461,7 +461,8 @@ impl Catalog {
             faults.extend(source.into_faults());
             let Some(lock) = lock else { continue };
             let source = SourceText::new(&files.manifest.path, &files.manifest.text);
-            let (layers, table_faults) = layers::link(&source, &manifest, &lock.pins.layers, &tables, &layers_dir);
+            let from = (layers_dir.as_path(), &sources.decoder);
+            let (layers, table_faults) = layers::link(&source, &manifest, &lock.pins.layers, &tables, from);
             faults.extend(source.into_faults());
             faults.extend(table_faults);
             let table = manifest.stock.table().and_then(|table| tables.get(table));

@@ -58,7 +58,7 @@ fn check_places(catalog: &Catalog, sources: &CatalogSources) -> Vec<Fault> {
     let mut faults = Vec::new();
     for campaign in catalog.campaigns() {
         for (name, picture) in places_of(campaign.slots.iter().map(AsRef::as_ref), &campaign.axes) {
-            let reason = match picture.drawn(&layers_dir, &images_dir) {
+            let reason = match picture.drawn((&layers_dir, &images_dir), &sources.decoder) {
                 Ok(DrawnPlace { new_file: Some(_), .. }) => {
                     let of = picture.path.as_deref().unwrap_or("nothing");
                     format!("it does not show the place of layers/{of}; run `bildkante-edge lock`")

@@ -22,6 +22,7 @@ use super::pins::Import;
 use super::slots::Slot;
 use super::sources::{CampaignFiles, CatalogSources};
 use super::variant::picture_name;
+use crate::decoding::DecoderCommand;
 use crate::provenance::xmp_of;
 use crate::render::{OriginalError, OriginalFormat, decode_original};
 use crate::text_file;
@@ -31,7 +32,7 @@ use crate::text_file;
 pub struct ImportOrder<'a> {
     /// `campaign/slot?axis=value&…`; an axis left out is at its default.
     pub variant: &'a str,
-    /// A PNG, JPEG or WebP.
+    /// A PNG, JPEG, WebP or AVIF.
     pub bytes: &'a [u8],
     /// How the picture came to be; `None` takes what the file's own XMP says.
     pub source: Option<DigitalSource>,
@@ -106,12 +107,17 @@ pub fn examine(sources: &CatalogSources, order: &ImportOrder<'_>) -> Result<Exam
     let read = read_manifests(sources);
     CatalogErrors::check(read.faults)?;
     let (_, _, slot, variant) = place(&read.manifests, order.variant)?;
-    examine_for(slot, variant, order)
+    examine_for(slot, variant, order, &sources.decoder)
 }
 
-fn examine_for(slot: &Slot, variant: String, order: &ImportOrder<'_>) -> Result<Examined, ImportRunError> {
+fn examine_for(
+    slot: &Slot,
+    variant: String,
+    order: &ImportOrder<'_>,
+    decoder: &DecoderCommand,
+) -> Result<Examined, ImportRunError> {
     let format = OriginalFormat::known(order.bytes)?;
-    let master = decode_original(order.bytes)?;
+    let master = decode_original(order.bytes, decoder)?;
     check_reach(&master, slot)?;
     let (width_px, height_px) = (master.width_px(), master.height_px());
     let import = Import { recipe: recipe(order, format)?, width_px, height_px };
@@ -127,7 +133,7 @@ pub fn import(sources: &CatalogSources, order: &ImportOrder<'_>) -> Result<Impor
     CatalogErrors::check(read.faults)?;
     let (manifest, files, slot, variant) = place(&read.manifests, order.variant)?;
     let mut lock = lock_of(manifest, files)?;
-    let Examined { variant, import, master, format } = examine_for(slot, variant, order)?;
+    let Examined { variant, import, master, format } = examine_for(slot, variant, order, &sources.decoder)?;
     let original = originals_folder(&sources.campaigns_dir).join(original_name(import.recipe.import, format));
     lock.pins.imports.insert(variant.clone(), import.clone());
     check_readable(&lock, manifest, files)?;

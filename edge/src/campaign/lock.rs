@@ -28,6 +28,7 @@ use super::pins::{Import, Pins};
 use super::prompts::read_schema;
 use super::reader::{self, TableReader, no_hint};
 use super::sources::CatalogSources;
+use crate::decoding::DecoderCommand;
 use crate::render::CUBE_BYTES_MAX;
 
 /// Most names of one table: of every slot the checkpoint, or as many adapters or images as a recipe may have, and places of layers.
@@ -95,6 +96,8 @@ pub struct Models {
     images_dir: PathBuf,
     layers_dir: PathBuf,
     campaigns_dir: PathBuf,
+    /// Of AVIF layers.
+    decoder: DecoderCommand,
     digests: HashMap<String, Digests>,
     files: FileDigests,
     /// Of places of layers whose files will be written with the lock.
@@ -111,6 +114,7 @@ impl Models {
             images_dir: sources.images_dir(),
             layers_dir: layers::folder_of(&sources.campaigns_dir),
             campaigns_dir: sources.campaigns_dir.clone(),
+            decoder: sources.decoder.clone(),
             digests: HashMap::new(),
             files: FileDigests::default(),
             places: BTreeMap::new(),
@@ -125,7 +129,7 @@ impl Models {
     pub fn draw_places(&mut self, manifest: &Manifest) -> Result<Vec<(PathBuf, Vec<u8>)>, LockError> {
         let mut new_files = Vec::new();
         for (name, picture) in layers::places(manifest) {
-            let drawn = picture.drawn(&self.layers_dir, &self.images_dir);
+            let drawn = picture.drawn((&self.layers_dir, &self.images_dir), &self.decoder);
             let place = |reason| LockError::Place { campaign: manifest.name.clone(), name: name.clone(), reason };
             let DrawnPlace { digest, new_file } = drawn.map_err(place)?;
             new_files.extend(new_file.map(|file| (self.image(&name), file)));

@@ -8,6 +8,7 @@ use bildkante_shared::ids::Digest;
 
 use super::fault::Fault;
 use super::names::is_name;
+use crate::decoding::DecoderCommand;
 use crate::render::Finishing;
 use crate::request::IgnoredParameters;
 use crate::text_file;
@@ -26,6 +27,8 @@ pub struct CatalogSources {
     pub variants_memoised_max: u64,
     /// What the edge adds to every picture.
     pub finishing: Finishing,
+    /// What decodes the AVIF files of layers and imports.
+    pub decoder: DecoderCommand,
 }
 
 /// One file's text.

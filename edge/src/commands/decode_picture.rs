@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use crate::verify::decode::serve_one;
+use crate::decoding::{Answer, serve_one};
 
 /// `bildkante-edge decode-picture`.
 #[derive(Debug, clap::Args)]
@@ -20,6 +20,9 @@ pub struct DecodePictureArgs {
     /// Processor time
     #[arg(long, value_name = "SECONDS")]
     cpu_s: u64,
+    /// What is asked of it
+    #[arg(long, value_enum, default_value_t = Answer::Lightness)]
+    answer: Answer,
 }
 
 /// Decodes the file on standard input.
@@ -27,6 +30,6 @@ pub struct DecodePictureArgs {
 /// # Errors
 /// When the process cannot be confined, or its pipes break.
 pub fn decode_picture(args: &DecodePictureArgs) -> anyhow::Result<ExitCode> {
-    serve_one(args.file_bytes_max, args.pixels_max, args.memory_bytes, args.cpu_s)?;
+    serve_one(args.answer, (args.file_bytes_max, args.pixels_max), (args.memory_bytes, args.cpu_s))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -44,7 +44,7 @@ pub struct ImportArgs {
     /// A candidate that was posted to the admin API, with all that was said of it there
     #[arg(long, value_name = "ID", conflicts_with_all = ["variant", "source", "origin", "creator", "credit", "copyright", "license"])]
     pub candidate: Option<String>,
-    /// A PNG, JPEG or WebP file
+    /// A PNG, JPEG, WebP or AVIF file
     pub file: Option<PathBuf>,
 }
 

@@ -22,6 +22,7 @@ use super::OriginError;
 use super::seam::{Made, Order, Origin};
 use crate::cache::MasterFile;
 use crate::campaign::originals::{OriginalFault, originals_folder, read_original};
+use crate::decoding::DecoderCommand;
 use crate::render::{
     DecodeMemory, MemoryShare, NoMemory, OriginalError, PoolError, RenderPool, decode_original, encode_master,
     memory_for,
@@ -49,7 +50,11 @@ impl ImportFault {
     /// Whether the same may go well a moment later.
     #[must_use]
     pub const fn may_pass(&self) -> bool {
-        matches!(self, Self::Pool { .. } | Self::Memory { .. })
+        match self {
+            Self::Pool { .. } | Self::Memory { .. } => true,
+            Self::Unusable { cause, .. } => !cause.is_of_the_file(),
+            Self::Awaited | Self::Original(_) => false,
+        }
     }
 }
 
@@ -59,6 +64,8 @@ pub struct Imports {
     folder: PathBuf,
     pool: Arc<RenderPool>,
     memory: DecodeMemory,
+    /// Decodes AVIF.
+    decoder: DecoderCommand,
 }
 
 /// What a job of the pool came to.
@@ -70,8 +77,8 @@ enum Attempt<T> {
 
 impl Imports {
     #[must_use]
-    pub fn new(campaigns_dir: &Path, pool: Arc<RenderPool>, memory: DecodeMemory) -> Self {
-        Self { folder: originals_folder(campaigns_dir), pool, memory }
+    pub fn new(campaigns_dir: &Path, pool: Arc<RenderPool>, (memory, decoder): (DecodeMemory, DecoderCommand)) -> Self {
+        Self { folder: originals_folder(campaigns_dir), pool, memory, decoder }
     }
 
     async fn decoded<T: Send + 'static>(
@@ -104,7 +111,7 @@ impl Imports {
         share: Option<(u64, MemoryShare)>,
         finish: impl FnOnce(Pixels) -> Result<T, OriginalError> + Send + 'static,
     ) -> Result<Attempt<T>, OriginError> {
-        let (folder, memory) = (self.folder.clone(), self.memory.clone());
+        let (folder, memory, decoder) = (self.folder.clone(), self.memory.clone(), self.decoder.clone());
         let unusable = move |cause| ImportFault::Unusable { digest, cause };
         // Read by the job, not before it: what waits for a place in the pool holds no file.
         let work = move || -> Result<Attempt<T>, ImportFault> {
@@ -112,7 +119,7 @@ impl Imports {
             let bytes = memory_for(&file).map_err(unusable)?;
             let share = share.filter(|(held, _)| *held >= bytes).map(|(_, share)| share);
             let Some(_share) = share.or_else(|| memory.share_now(bytes)) else { return Ok(Attempt::NoMemory(bytes)) };
-            decode_original(&file).and_then(finish).map(Attempt::Done).map_err(unusable)
+            decode_original(&file, &decoder).and_then(finish).map(Attempt::Done).map_err(unusable)
         };
         let done = self.pool.run(order.urgency, work).await.map_err(|cause| ImportFault::Pool { digest, cause })?;
         Ok(done?)

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::subject::DossierSubject;
 use crate::cache::Rendition;
 use crate::credentials::{Finding, Trust, verify};
+use crate::decoding::DecoderCommand;
 use crate::fill::Fill;
 use crate::provenance::xmp_of;
 use crate::render::{Placement, decode_original};
@@ -187,7 +188,7 @@ fn digital_source(xmp: &str) -> Option<String> {
 }
 
 fn watermark(rendition: &Rendition, marks: &Marks) -> WatermarkEvidence {
-    let Ok(pixels) = decode_original(&rendition.body) else {
+    let Ok(pixels) = decode_original(&rendition.body, &DecoderCommand::default()) else {
         return WatermarkEvidence::NotFound { reason: "the file cannot be decoded" };
     };
     let found = detect(pixels.rgb(), pixels.width_px(), pixels.height_px(), &marks.secrets, Effort::default());

@@ -110,8 +110,8 @@ pub(super) fn import(tastes: Tastes, desk: &Desk<'_>, variant: &str) -> Markup {
                 (hidden(desk))
                 input type="hidden" name="variant" value=(variant);
                 label {
-                    (say("A PNG, JPEG or WebP, chosen or dropped here:", "Ein PNG, JPEG oder WebP, gewählt oder hierher gezogen:")) " "
-                    input type="file" name="picture" accept="image/png,image/jpeg,image/webp" required;
+                    (say("A PNG, JPEG, WebP or AVIF, chosen or dropped here:", "Ein PNG, JPEG, WebP oder AVIF, gewählt oder hierher gezogen:")) " "
+                    input type="file" name="picture" accept="image/png,image/jpeg,image/webp,image/avif" required;
                 }
                 button { (say("Look at it", "Ansehen")) }
                 p.lead { (say("What it carries is shown first; nothing is imported before you accept it.", "Zuerst wird gezeigt, was sie mitbringt; importiert wird nichts, bevor Sie zustimmen.")) }

@@ -46,7 +46,7 @@ pub use trial::{LayerFault, Trial};
 
 /// Raise when the same layers would come out as other pixels: it is part of the keys and versions of pictures with
 /// layers.
-pub const LAYERS_REVISION: u32 = 2;
+pub const LAYERS_REVISION: u32 = 3;
 /// Most layers of a set.
 pub const LAYERS_MAX: usize = 16;
 /// Most fallbacks of a text.

@@ -1,19 +1,22 @@
-//! Masters from the originals of imports: PNG, JPEG and WebP files that people bring, hostile until decoded.
+//! Masters from the originals of imports: PNG, JPEG, WebP and AVIF files that people bring, hostile until decoded.
 //!
 //! Limits come before allocations: the file's length, then the header's size, then the decoder's budget. What comes out is
 //! what a master is: opaque 8-bit sRGB within the limits of masters. On the way there, in this order: 16-bit samples become
 //! 8-bit; a colour profile (RGB, grey or CMYK) is converted to sRGB in fixed-point arithmetic, a file without one is taken for
 //! sRGB, and inks without one become light as in browsers; the orientation of the file's Exif block is applied; a picture larger
 //! than a master is scaled down in linear light. Transparency, animation and other colour spaces are refused. `gAMA` and `cHRM`
-//! of a PNG have no effect. The original itself is never changed.
+//! of a PNG have no effect. AVIF is decoded in a process of its own, and turned as its own properties say, as its standard has it.
+//! The original itself is never changed.
 //!
 //! | module | owns |
 //! | --- | --- |
 //! | `opened` | what a file is by its head, and which decoder reads it |
 //! | `foreign` | the names of formats that are not taken |
 //! | `inks` | JPEG files of four inks |
+//! | `coded` | AVIF files: their decoder's process, their colours |
 //! | `memory` | how much all decoding jobs may take together |
 
+mod coded;
 mod foreign;
 mod inks;
 mod memory;
@@ -21,13 +24,16 @@ mod opened;
 
 use bildkante_shared::limits::{MASTER_AREA_PX_MAX, MASTER_SIDE_PX_MAX};
 use bildkante_shared::pixels::Pixels;
+use bytes::Bytes;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageFormat, RgbImage};
+use image::{DynamicImage, RgbImage};
 use moxcms::{ColorProfile, DataColorSpace, Layout, TransformOptions};
 
 use super::resize::{ResizeError, scaled};
+use crate::decoding::{DecodeFault, DecoderCommand};
 use crate::words::Format;
 
+pub(in crate::render) use coded::{decoded as decode_avif, name_of as coding_name, profile as avif_profile};
 pub use memory::{DecodeMemory, MemoryShare, NoMemory, memory_for};
 pub(super) use opened::{Opened, Samples};
 
@@ -46,20 +52,21 @@ pub enum OriginalFormat {
     Png,
     Jpeg,
     Webp,
+    Avif,
 }
 
 impl OriginalFormat {
-    pub const ALL: [Self; 3] = [Self::Png, Self::Jpeg, Self::Webp];
+    pub const ALL: [Self; 4] = [Self::Png, Self::Jpeg, Self::Webp, Self::Avif];
 
     /// By the file's first bytes; its name says nothing.
     #[must_use]
     pub fn of(file: &[u8]) -> Option<Self> {
-        match image::guess_format(file).ok()? {
-            ImageFormat::Png => Some(Self::Png),
-            ImageFormat::Jpeg => Some(Self::Jpeg),
-            ImageFormat::WebP => Some(Self::Webp),
-            _ => None,
-        }
+        Some(match Format::of_file(file)? {
+            Format::Png => Self::Png,
+            Format::Jpeg => Self::Jpeg,
+            Format::Webp => Self::Webp,
+            Format::Avif => Self::Avif,
+        })
     }
 
     /// # Errors
@@ -70,11 +77,7 @@ impl OriginalFormat {
 
     #[must_use]
     pub const fn extension(self) -> &'static str {
-        match self {
-            Self::Png => "png",
-            Self::Jpeg => "jpg",
-            Self::Webp => "webp",
-        }
+        self.format().extension()
     }
 
     /// The same among the formats of renditions.
@@ -84,14 +87,7 @@ impl OriginalFormat {
             Self::Png => Format::Png,
             Self::Jpeg => Format::Jpeg,
             Self::Webp => Format::Webp,
-        }
-    }
-
-    const fn decoded_as(self) -> ImageFormat {
-        match self {
-            Self::Png => ImageFormat::Png,
-            Self::Jpeg => ImageFormat::Jpeg,
-            Self::Webp => ImageFormat::WebP,
+            Self::Avif => Format::Avif,
         }
     }
 }
@@ -101,14 +97,17 @@ impl OriginalFormat {
 pub enum OriginalError {
     #[error("the file has {bytes} bytes, at most {ORIGINAL_FILE_BYTES_MAX} are taken")]
     FileTooLarge { bytes: usize },
-    #[error("it is neither PNG, JPEG nor WebP by its first bytes")]
+    #[error("it is neither PNG, JPEG, WebP nor AVIF by its first bytes")]
     Format,
-    #[error("it is {name}, which is not taken: save it as PNG, JPEG or WebP")]
+    #[error("it is {name}, which is not taken: save it as PNG, JPEG, WebP or AVIF")]
     Foreign { name: &'static str },
     #[error("{width_px}×{height_px} px is over {ORIGINAL_SIDE_PX_MAX} px a side or {ORIGINAL_AREA_PX_MAX} px in all")]
     TooManyPixels { width_px: u32, height_px: u32 },
     #[error("it cannot be decoded: {0}")]
     Damaged(String),
+    /// Of AVIF.
+    #[error(transparent)]
+    Decoder(#[from] DecodeFault),
     #[error("it has transparent pixels; masters are opaque")]
     Transparent,
     #[error("it is animated; save one picture of it")]
@@ -121,22 +120,40 @@ pub enum OriginalError {
     Encode(String),
 }
 
+impl OriginalError {
+    /// Whether the file is at fault, and not this machine or what else it does.
+    #[must_use]
+    pub const fn is_of_the_file(&self) -> bool {
+        !matches!(self, Self::Decoder(DecodeFault::Start { .. } | DecodeFault::Slow { .. }))
+    }
+}
+
 impl From<image::ImageError> for OriginalError {
     fn from(error: image::ImageError) -> Self {
         Self::Damaged(error.to_string())
     }
 }
 
-/// The master of an original. The same file gives the same pixels.
+/// The master of an original. The same file gives the same pixels. `decoder` decodes AVIF.
 ///
 /// # Errors
 /// When the file is over a limit, is of another format, is damaged, transparent, animated, or in a colour space that is not
 /// converted.
-pub fn decode_original(file: &[u8]) -> Result<Pixels, OriginalError> {
+pub fn decode_original(file: &[u8], decoder: &DecoderCommand) -> Result<Pixels, OriginalError> {
     let Opened { width_px, height_px, orientation, profile, samples, .. } = Opened::read(file)?;
     let profile = profile?;
     let rgb = match samples {
-        Samples::Light(decoder) => of_light(DynamicImage::from_decoder(decoder)?, profile.as_deref())?,
+        Samples::Light(decoder) => {
+            let profile = profile.as_deref().map(colour_profile).transpose()?;
+            of_light(DynamicImage::from_decoder(decoder)?, profile)?
+        }
+        Samples::Coded(head) => {
+            // What the boxes say is refused before a process is started for it.
+            avif_profile(profile.as_deref(), head.coding).map_err(OriginalError::Profile)?;
+            let decoded = decode_avif(Bytes::copy_from_slice(file), &head, decoder)?;
+            let profile = avif_profile(profile.as_deref(), Some(decoded.coding)).map_err(OriginalError::Profile)?;
+            of_light(decoded.picture, profile)?
+        }
         Samples::Inks(decoder) => {
             let inks = decoder.decode()?;
             match profile {
@@ -156,10 +173,9 @@ pub fn decode_original(file: &[u8]) -> Result<Pixels, OriginalError> {
 }
 
 /// The larger representation is gone before the next one is made: `memory_for` counts on it.
-fn of_light(picture: DynamicImage, profile: Option<&[u8]>) -> Result<Vec<u8>, OriginalError> {
+fn of_light(picture: DynamicImage, profile: Option<ColorProfile>) -> Result<Vec<u8>, OriginalError> {
     check_opaque(&picture)?;
     let Some(profile) = profile else { return Ok(picture.into_rgb8().into_raw()) };
-    let profile = colour_profile(profile)?;
     let area_px = picture.width() as usize * picture.height() as usize;
     let (layout, samples) = match (profile.color_space, picture.color().has_color()) {
         // A grey picture with an RGB profile is one whose samples are equal.

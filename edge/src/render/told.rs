@@ -5,7 +5,7 @@
 use image::metadata::Orientation;
 use moxcms::{ColorProfile, ProfileText};
 
-use super::original::{Opened, OriginalError, OriginalFormat, Samples};
+use super::original::{Opened, OriginalError, OriginalFormat, Samples, coding_name};
 
 /// Longest name of a profile that is told, in characters.
 const NAME_CHARS_MAX: usize = 120;
@@ -14,7 +14,7 @@ const NAME_CHARS_MAX: usize = 120;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OriginalFacts {
     pub format: OriginalFormat,
-    /// As the samples lie in the file.
+    /// As the samples lie in the file; of an AVIF as it is shown.
     pub width_px: u32,
     pub height_px: u32,
     /// As the decoder calls them: `Rgb8`, `L16`.
@@ -54,6 +54,9 @@ pub fn original_facts(file: &[u8]) -> Result<OriginalFacts, OriginalError> {
     let profile = match (profile, &samples) {
         (Ok(None), Samples::Light(_)) => ToldProfile::None,
         (Ok(None), Samples::Inks(_)) => ToldProfile::NoneOfInks,
+        (Ok(None), Samples::Coded(head)) => {
+            head.coding.and_then(coding_name).map_or(ToldProfile::None, ToldProfile::Named)
+        }
         (Ok(Some(bytes)), _) => ColorProfile::new_from_slice(&bytes).map_or(ToldProfile::Damaged, |it| named(&it)),
         (Err(_), _) => ToldProfile::Damaged,
     };

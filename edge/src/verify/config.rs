@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::decode::DecodeLimits;
 use crate::credentials::VERIFIED_FILE_BYTES_MAX;
+use crate::decoding::{DecodeLimits, DecoderCommand};
 
 /// Largest picture that may be configured: its lightness fits into a buffer, and its child into 4 GiB.
 const PIXELS_MAX: u64 = 256 << 20;
@@ -116,6 +116,12 @@ impl VerifyConfig {
             }
         }
         Ok(())
+    }
+
+    /// What decodes strangers' pictures: those that are checked, and AVIF that people bring.
+    #[must_use]
+    pub fn decoder(&self) -> DecoderCommand {
+        DecoderCommand::new(&self.decoder)
     }
 
     /// What decoding one picture may cost.

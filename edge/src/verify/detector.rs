@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::config::VerifyConfig;
-use super::decode::{DecodeFault, Grey, Sandbox};
 use super::marks::{ForeignMarks, MarkDetector, OwnMarks, Shown};
 use super::masters::{Among, KnownMasters};
 use super::report::{
@@ -13,6 +12,7 @@ use super::report::{
     agreement, undecoded,
 };
 use crate::credentials::{Finding, Trust, verify};
+use crate::decoding::{DecodeFault, Grey, Sandbox};
 use crate::provenance::Told;
 use crate::watermark::Watermark;
 use crate::words::{Format, Moment};
@@ -57,7 +57,7 @@ impl Detector {
         let foreign = config.detectors.iter().filter_map(ForeignMarks::new);
         let foreign = foreign.map(|marks| Box::new(marks) as Box<dyn MarkDetector>);
         Self {
-            sandbox: Sandbox::new(&config.decoder, config.decode_limits()),
+            sandbox: Sandbox::new(config.decoder(), config.decode_limits()),
             marks: std::iter::once(own).chain(foreign).collect(),
             trust,
             masters: None,
@@ -88,7 +88,7 @@ impl Detector {
         }
         let format = Format::of_file(file).ok_or(NotAPicture::Format)?;
         let c2pa = verify(format, file, submission.manifest, &self.trust);
-        let decoded = self.sandbox.decode(file.clone());
+        let decoded = self.sandbox.lightness(file.clone());
         let layers = Layers {
             metadata: Told::of(format, file),
             watermark: match &decoded {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::config::DetectorConfig;
-use super::decode::Grey;
+use crate::decoding::Grey;
 use crate::program::{Program, ProgramFault};
 use crate::watermark::{ALGORITHM, Effort, KeyId, MasterPrefix, Payload, Samples, Secret, Watermark, detect_in};
 

@@ -6,10 +6,10 @@
 
 use serde::Serialize;
 
-use super::decode::DecodeFault;
 use super::marks::DetectedMark;
 use super::masters::{Among, KnownMaster, Search};
 use crate::credentials::{Credentials, Finding, Standing};
+use crate::decoding::DecodeFault;
 use crate::provenance::{Told, is_of_a_model};
 
 /// The form of this document. Readers ignore what they do not know; a later form that means something else counts up.

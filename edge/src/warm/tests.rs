@@ -13,6 +13,7 @@ use crate::cache::{Bindings, CacheMetrics, Caches};
 use crate::campaign::CampaignMetrics;
 use crate::config::Config;
 use crate::credentials::{SignerHandle, SignerMetrics};
+use crate::decoding::DecoderCommand;
 use crate::fill::{CredentialMetrics, Credentials, Ingredients};
 use crate::governance::testing::sources;
 use crate::governance::{Gate, PurgeMetrics, Purges};
@@ -91,7 +92,8 @@ impl Bench {
         let pool = RenderPool::start(&config.render, RenderMetrics::new(&registry).unwrap()).unwrap();
         let budgets = Budgets::new(&config.budget, &registry).unwrap();
         let pool = Arc::new(pool);
-        let imports = Imports::new(folder.path(), Arc::clone(&pool), DecodeMemory::default());
+        let imports =
+            Imports::new(folder.path(), Arc::clone(&pool), (DecodeMemory::default(), DecoderCommand::default()));
         let origin = Arc::new(Origins { regions, imports });
         let signers = SignerHandle::open(None, Clock::System, SignerMetrics::new(&registry).unwrap());
         let metrics = CredentialMetrics::new(&registry).unwrap();

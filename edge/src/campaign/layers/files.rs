@@ -9,6 +9,7 @@ use bildkante_shared::ids::Digest;
 use super::super::manifest::Manifest;
 use super::super::slots::Slot;
 use super::{KindPlan, PathPlan};
+use crate::decoding::DecoderCommand;
 use crate::render::layers::{ASSET_BYTES_MAX, FONT_BYTES_MAX, FontFace, ImageAsset};
 
 /// Most files of a campaign's layers.
@@ -103,6 +104,7 @@ pub(super) fn read_all(
     folder: &Path,
     manifest: &Manifest,
     pins: &BTreeMap<String, Digest>,
+    decoder: &DecoderCommand,
 ) -> Result<Files, Vec<String>> {
     let (mut files, mut reasons, mut total) = (Files::default(), Vec::new(), 0_u64);
     for (path, digest) in pins {
@@ -129,7 +131,7 @@ pub(super) fn read_all(
                 .err()
                 .map(|error| error.to_string())
         } else {
-            ImageAsset::read(bytes)
+            ImageAsset::read(bytes, decoder)
                 .map(|image| files.images.insert(path.clone(), image))
                 .err()
                 .map(|error| error.to_string())

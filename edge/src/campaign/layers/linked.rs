@@ -18,6 +18,7 @@ use super::files::{self, Files, LAYER_FILES_MAX};
 use super::fillable::{check_layer, known};
 use super::words::{self, Copy, CopyEntry, CopyText};
 use super::{FallbackPlan, KindPlan, LayerPlan, SlotPlan, TextPlan};
+use crate::decoding::DecoderCommand;
 use crate::render::layers::{
     Direction, Fallback, ImageAsset, Insets as LayerInsets, LAYERS_REVISION, Layer, LayerKind, LayerSet, LayerSetError,
     Panel, PanelBox, Shadow, TextLayer, TextStyle, Words,
@@ -77,7 +78,7 @@ pub(in super::super) fn link(
     manifest: &Manifest,
     pins: &BTreeMap<String, Digest>,
     tables: &BTreeMap<String, SourceFile>,
-    folder: &Path,
+    (folder, decoder): (&Path, &DecoderCommand),
 ) -> (Vec<Option<Arc<SlotLayers>>>, Vec<super::super::fault::Fault>) {
     let none = || manifest.slots.iter().map(|_| None).collect();
     let (mut copy, mut faults) = (manifest.stock.copy.clone(), Vec::new());
@@ -95,7 +96,7 @@ pub(in super::super) fn link(
         source.fault(&(0..0), format!("layers name {} files, at most {LAYER_FILES_MAX}", pins.len()));
         return (none(), faults);
     }
-    let files = files::read_all(folder, manifest, pins).unwrap_or_else(|reasons| {
+    let files = files::read_all(folder, manifest, pins, decoder).unwrap_or_else(|reasons| {
         reasons.into_iter().for_each(|reason| source.fault(&(0..0), reason));
         Files::default()
     });

@@ -19,6 +19,7 @@ use super::super::slots::Slot;
 use super::files::{self, LAYER_FILES_MAX};
 use super::linked::{direction_of, shares};
 use super::{KindPlan, PathPlan, SlotPlan};
+use crate::decoding::DecoderCommand;
 use crate::render::layers::{Direction, ImageAsset, Length, Placing, REACH_MAX, Silhouette, White};
 use crate::render::{Anchor, CropBox};
 
@@ -316,11 +317,15 @@ impl PlacePicture {
     ///
     /// # Errors
     /// Names the layer's file that cannot be read.
-    pub(in super::super) fn drawn(&self, layers_dir: &Path, images_dir: &Path) -> Result<DrawnPlace, String> {
+    pub(in super::super) fn drawn(
+        &self,
+        (layers_dir, images_dir): (&Path, &Path),
+        decoder: &DecoderCommand,
+    ) -> Result<DrawnPlace, String> {
         let asset = self.path.as_deref().map(|path| {
             let said = |error: &dyn std::fmt::Display| format!("{}: {error}", layers_dir.join(path).display());
             let file = files::read(layers_dir, path).map_err(|error| said(&error))?;
-            ImageAsset::read(file).map_err(|error| said(&error))
+            ImageAsset::read(file, decoder).map_err(|error| said(&error))
         });
         let drawn = self.silhouette.drawn(asset.transpose()?.as_ref()).map_err(|error| {
             format!("{}: {error}", layers_dir.join(self.path.as_deref().unwrap_or_default()).display())

@@ -1,4 +1,4 @@
-//! Pictures that are laid on others: packshots and logos, as PNG, WebP, JPEG or SVG.
+//! Pictures that are laid on others: packshots and logos, as PNG, WebP, AVIF, JPEG or SVG.
 //!
 //! Invariants: a file is bounded before it is decoded, in bytes and in pixels; its digest names it in keys; it is scaled in
 //! premultiplied linear light, so that no colour of a transparent pixel bleeds. `gAMA` and `cHRM` are passed over, as browsers do.
@@ -19,6 +19,9 @@ use super::cache;
 use super::light::{Light, times, widened};
 use super::patch::Patch;
 use super::svg::{Drawing, DrawingError};
+use crate::decoding::{AvifHead, DecodeFault, DecoderCommand};
+use crate::render::original::{avif_profile, decode_avif};
+use crate::words::Format;
 
 /// Largest file of a layer.
 pub const ASSET_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -34,18 +37,17 @@ const DECODER_BYTES_MAX: u64 = 192 * 1024 * 1024;
 pub enum AssetError {
     #[error("the file has more than {ASSET_BYTES_MAX} bytes")]
     FileTooLarge,
-    #[error("it is no PNG, WebP, JPEG or SVG")]
+    #[error("it is no PNG, WebP, AVIF, JPEG or SVG")]
     Format,
-    #[error(
-        "AVIF is not read as a layer: its decoder runs in a process of its own, for the detector alone; save it as PNG or WebP"
-    )]
-    Avif,
     #[error(
         "it has {width_px}×{height_px} px; at most {ASSET_SIDE_PX_MAX} px a side and {ASSET_AREA_PX_MAX} px in all are read"
     )]
     TooManyPixels { width_px: u32, height_px: u32 },
     #[error("it cannot be decoded: {0}")]
     Damaged(String),
+    /// Of AVIF.
+    #[error(transparent)]
+    Decoder(DecodeFault),
     #[error("its colour profile cannot be used: {0}; save it as sRGB")]
     Profile(String),
     #[error(transparent)]
@@ -58,10 +60,28 @@ impl From<image::ImageError> for AssetError {
     }
 }
 
+impl From<DecodeFault> for AssetError {
+    fn from(fault: DecodeFault) -> Self {
+        match fault {
+            DecodeFault::TooManyPixels { width_px, height_px, .. } => Self::TooManyPixels { width_px, height_px },
+            fault => Self::Decoder(fault),
+        }
+    }
+}
+
 /// What a file holds.
 #[derive(Clone)]
 enum Content {
-    Pixels { file: Arc<[u8]>, format: ImageFormat },
+    Pixels {
+        file: Arc<[u8]>,
+        format: ImageFormat,
+    },
+    /// AVIF, and what decodes it.
+    Coded {
+        file: Arc<[u8]>,
+        head: Arc<AvifHead>,
+        decoder: DecoderCommand,
+    },
     Drawing(Drawing),
 }
 
@@ -95,22 +115,31 @@ impl Serialize for ImageAsset {
 }
 
 impl ImageAsset {
-    /// Reads the header of a picture, or all of a drawing.
+    /// Reads the header of a picture, or all of a drawing. `decoder` will decode an AVIF.
     ///
     /// # Errors
     /// When the file is over a bound, of no known format, or damaged as far as that is seen without decoding it.
-    pub fn read(file: Vec<u8>) -> Result<Self, AssetError> {
+    pub fn read(file: Vec<u8>, decoder: &DecoderCommand) -> Result<Self, AssetError> {
         if file.len() > ASSET_BYTES_MAX {
             return Err(AssetError::FileTooLarge);
         }
         let digest = Digest::of_bytes(&file);
-        let Some(format) = format_of(&file)? else {
-            let drawing = Drawing::read(&file)?;
-            return Ok(Self { digest, size_px: drawing.size_px(), content: Content::Drawing(drawing) });
+        let (size_px, content) = match kind_of(&file)? {
+            Kind::Drawing => {
+                let drawing = Drawing::read(&file)?;
+                (drawing.size_px(), Content::Drawing(drawing))
+            }
+            Kind::Coded => {
+                let head = coded_head(&file)?;
+                let (file, decoder) = (file.into(), decoder.clone());
+                (head.size_px, Content::Coded { file, head: Arc::new(head), decoder })
+            }
+            Kind::Pixels(format) => {
+                let size_px = shown_size(&mut image_decoder(&file, format)?);
+                (size_px, Content::Pixels { file: file.into(), format })
+            }
         };
-        let file: Arc<[u8]> = file.into();
-        let size_px = shown_size(&mut decoder(&file, format)?);
-        Ok(Self { digest, size_px, content: Content::Pixels { file, format } })
+        Ok(Self { digest, size_px, content })
     }
 
     #[must_use]
@@ -118,7 +147,7 @@ impl ImageAsset {
         self.digest
     }
 
-    /// As it is shown, turned as its Exif block says.
+    /// As it is shown, turned as its Exif block says, or the properties of an AVIF.
     #[must_use]
     pub const fn size_px(&self) -> (u32, u32) {
         self.size_px
@@ -131,6 +160,7 @@ impl ImageAsset {
             Content::Pixels { format: ImageFormat::Png, .. } => "image/png",
             Content::Pixels { format: ImageFormat::WebP, .. } => "image/webp",
             Content::Pixels { .. } => "image/jpeg",
+            Content::Coded { .. } => "image/avif",
             Content::Drawing(_) => "image/svg+xml",
         }
     }
@@ -142,6 +172,7 @@ impl ImageAsset {
     pub fn check(&self) -> Result<(), AssetError> {
         match &self.content {
             Content::Pixels { file, format } => decoded(file, *format).map(|_| ()),
+            Content::Coded { file, head, decoder } => decoded_apart(file, head, decoder).map(|_| ()),
             Content::Drawing(_) => Ok(()),
         }
     }
@@ -170,30 +201,58 @@ impl ImageAsset {
                 let (rgba, size_px) = decoded(file, *format)?;
                 scaled(premultiplied(&rgba), size_px, (width_px, height_px))
             }
+            Content::Coded { file, head, decoder } => {
+                let rgba = decoded_apart(file, head, decoder)?;
+                scaled(premultiplied(&rgba), head.size_px, (width_px, height_px))
+            }
             Content::Drawing(drawing) => Ok(drawing.patch(width_px, height_px)?),
         })
     }
 }
 
-/// `None` of what may be a drawing.
-fn format_of(file: &[u8]) -> Result<Option<ImageFormat>, AssetError> {
-    let is_at = |at: usize, mark: &[u8]| file.get(at..at + mark.len()) == Some(mark);
-    if is_at(0, b"\x89PNG\r\n\x1a\n") {
-        Ok(Some(ImageFormat::Png))
-    } else if is_at(0, b"\xff\xd8\xff") {
-        Ok(Some(ImageFormat::Jpeg))
-    } else if is_at(0, b"RIFF") && is_at(8, b"WEBP") {
-        Ok(Some(ImageFormat::WebP))
-    } else if is_at(4, b"ftypavif") || is_at(4, b"ftypavis") {
-        Err(AssetError::Avif)
-    } else if file.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<') || is_at(0, b"\xef\xbb\xbf") {
-        Ok(None)
-    } else {
-        Err(AssetError::Format)
+/// How a file is read.
+enum Kind {
+    Pixels(ImageFormat),
+    Coded,
+    /// It may be one.
+    Drawing,
+}
+
+fn kind_of(file: &[u8]) -> Result<Kind, AssetError> {
+    match Format::of_file(file) {
+        Some(Format::Png) => Ok(Kind::Pixels(ImageFormat::Png)),
+        Some(Format::Jpeg) => Ok(Kind::Pixels(ImageFormat::Jpeg)),
+        Some(Format::Webp) => Ok(Kind::Pixels(ImageFormat::WebP)),
+        Some(Format::Avif) => Ok(Kind::Coded),
+        None if file.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<') => Ok(Kind::Drawing),
+        None if file.starts_with(b"\xef\xbb\xbf") => Ok(Kind::Drawing),
+        None => Err(AssetError::Format),
     }
 }
 
-fn decoder(file: &[u8], format: ImageFormat) -> Result<impl image::ImageDecoder, AssetError> {
+fn coded_head(file: &[u8]) -> Result<AvifHead, AssetError> {
+    let head = AvifHead::read(file, ASSET_AREA_PX_MAX)?;
+    let (width_px, height_px) = head.size_px;
+    if width_px.max(height_px) > ASSET_SIDE_PX_MAX {
+        return Err(AssetError::TooManyPixels { width_px, height_px });
+    }
+    avif_profile(head.profile.as_deref(), head.coding).map_err(AssetError::Profile)?;
+    Ok(head)
+}
+
+/// 8-bit sRGB with alpha of an AVIF, decoded in a process of its own.
+fn decoded_apart(file: &Arc<[u8]>, head: &AvifHead, decoder: &DecoderCommand) -> Result<Vec<u8>, AssetError> {
+    let decoded = decode_avif(Arc::clone(file), head, decoder)?;
+    let profile = avif_profile(head.profile.as_deref(), Some(decoded.coding)).map_err(AssetError::Profile)?;
+    let has_colour = decoded.picture.color().has_color();
+    let rgba = decoded.picture.into_rgba8().into_raw();
+    match profile {
+        Some(profile) => to_srgb(&rgba, &profile, has_colour),
+        None => Ok(rgba),
+    }
+}
+
+fn image_decoder(file: &[u8], format: ImageFormat) -> Result<impl image::ImageDecoder, AssetError> {
     let mut reader = ImageReader::with_format(Cursor::new(file), format);
     let mut limits = Limits::default();
     limits.max_alloc = Some(DECODER_BYTES_MAX);
@@ -221,7 +280,7 @@ const fn is_turned(orientation: Orientation) -> bool {
 
 /// 8-bit sRGB with alpha, turned as its Exif block says.
 fn decoded(file: &[u8], format: ImageFormat) -> Result<(Vec<u8>, (u32, u32)), AssetError> {
-    let mut decoder = decoder(file, format)?;
+    let mut decoder = image_decoder(file, format)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let profile = decoder.icc_profile()?;
     let mut picture = DynamicImage::from_decoder(decoder)?;
@@ -230,16 +289,17 @@ fn decoded(file: &[u8], format: ImageFormat) -> Result<(Vec<u8>, (u32, u32)), As
     let has_colour = picture.color().has_color();
     let mut rgba = picture.into_rgba8().into_raw();
     if let Some(profile) = profile {
+        let profile = ColorProfile::new_from_slice(&profile).map_err(|error| AssetError::Profile(error.to_string()))?;
         rgba = to_srgb(&rgba, &profile, has_colour)?;
     }
     Ok((rgba, size_px))
 }
 
-fn to_srgb(rgba: &[u8], profile: &[u8], has_colour: bool) -> Result<Vec<u8>, AssetError> {
+fn to_srgb(rgba: &[u8], profile: &ColorProfile, has_colour: bool) -> Result<Vec<u8>, AssetError> {
     let unusable = |reason: &dyn fmt::Display| AssetError::Profile(reason.to_string());
-    let profile = ColorProfile::new_from_slice(profile).map_err(|error| unusable(&error))?;
     let (layout, samples) = match (profile.color_space, has_colour) {
-        (DataColorSpace::Rgb, true) => (Layout::Rgba, rgba.to_vec()),
+        // A grey picture with an RGB profile is one whose samples are equal.
+        (DataColorSpace::Rgb, _) => (Layout::Rgba, rgba.to_vec()),
         (DataColorSpace::Gray, false) => {
             (Layout::GrayAlpha, rgba.chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[3]]).collect())
         }

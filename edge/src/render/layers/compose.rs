@@ -277,7 +277,7 @@ impl Canvas<'_> {
             at: placed.at(),
             area: placed.area,
             colour,
-            line_height: placed.set.line_height,
+            line_height: placed.set.line_height(),
         };
         let css_px = placed.set.size_64 * i64::from(self.set.shown_width_px) / 64 / self.frame.width.max(1);
         let needed = text.contrast_min.hundredths(css_px);

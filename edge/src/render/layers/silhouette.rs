@@ -235,6 +235,7 @@ fn soften(mask: &mut Mask, fade: usize) {
 mod tests {
     use super::super::{Along, Extent, LayerAnchor};
     use super::*;
+    use crate::decoding::DecoderCommand;
 
     /// A picture of 4 × 2 pixels that is empty in its right half.
     fn asset() -> ImageAsset {
@@ -243,7 +244,7 @@ mod tests {
         let row = [[9, 9, 9, 255], [9, 9, 9, 255], [9, 9, 9, 0], [9, 9, 9, 0]].concat();
         let encoder = image::codecs::png::PngEncoder::new(&mut file);
         encoder.write_image(&row.repeat(2), 4, 2, image::ExtendedColorType::Rgba8).expect("a small picture");
-        ImageAsset::read(file).expect("an asset")
+        ImageAsset::read(file, &DecoderCommand::default()).expect("an asset")
     }
 
     fn at(anchor: LayerAnchor, directions: &[Direction]) -> Silhouette {

@@ -135,8 +135,8 @@ pub(super) struct Room {
 pub(super) struct Typeset {
     pub(super) width: i64,
     pub(super) height: i64,
-    /// Pixels from one line to the next.
-    pub(super) line_height: i64,
+    /// From one line to the next, in 64ths of a pixel.
+    line_height_64: i64,
     /// Of the em square, in 64ths of a pixel.
     pub(super) size_64: i64,
     lines: Vec<shape::Line>,
@@ -163,6 +163,11 @@ impl Typeset {
         room: Room,
     ) -> Result<Self, Misfit> {
         Measured::new(words, language, direction, style)?.set(style, room)
+    }
+
+    /// Pixels that hold a line.
+    pub(super) const fn line_height(&self) -> i64 {
+        ceil_px(self.line_height_64)
     }
 
     /// How many lines it has.
@@ -211,16 +216,19 @@ impl<'t> Measured<'t> {
             return Err(misfit());
         }
         let (ascent, descent) = self.shaper.extents();
-        let line_height = bounds.line_height(size_64);
-        let spare_64 = line_height * 64 - shape::scaled(ascent + descent, size_64);
+        let line_height_64 = bounds.line_height_64(size_64);
+        let spare_64 = line_height_64 - shape::scaled(ascent + descent, size_64);
+        let height = ceil_px(line_height_64 * lines.len() as i64);
+        // What is left of the last pixel lies above and below alike.
+        let beside_64 = (height * 64 - line_height_64 * lines.len() as i64) / 2;
         Ok(Typeset {
             width: ceil_px(shape::scaled(widest, size_64)),
-            height: line_height * lines.len() as i64,
-            line_height,
+            height,
+            line_height_64,
             size_64,
             lines,
             fonts: Arc::clone(self.shaper.fonts()),
-            baseline_64: spare_64 / 2 + shape::scaled(ascent, size_64),
+            baseline_64: beside_64 + spare_64 / 2 + shape::scaled(ascent, size_64),
         })
     }
 }

@@ -6,6 +6,7 @@ use std::thread;
 use bildkante_shared::pixels::Pixels;
 
 use super::*;
+use crate::decoding::DecoderCommand;
 use crate::provenance::Marking;
 use crate::render::{Finish, Quality, RenderJob, RenditionSpec, Rung, Shape, decode_original, render};
 use crate::words::Format;
@@ -46,7 +47,7 @@ fn rendered(look: Option<Look>, size_px: (u32, u32), shape: Shape) -> Vec<u8> {
     let spec = RenditionSpec { width_px, height_px, shape, format: Format::Png, quality: Quality::HIGH };
     let job = RenderJob::new(master.master_id(), spec, Rung::Final, Arc::new(finish));
     let file = render(&master, &job).expect("a rendition").bytes;
-    decode_original(&file).expect("a PNG").into_rgb()
+    decode_original(&file, &DecoderCommand::default()).expect("a PNG").into_rgb()
 }
 
 #[test]

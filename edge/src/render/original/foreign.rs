@@ -17,9 +17,8 @@ const BEGINNINGS: [(&[u8], &str); 11] = [
     (b"<svg", "SVG"),
 ];
 /// Brands of ISO base media files.
-const BRANDS: [(&[u8], &str); 7] = [
-    (b"avif", "AVIF"),
-    (b"avis", "AVIF"),
+const BRANDS: [(&[u8], &str); 6] = [
+    (b"avis", "an animated AVIF"),
     (b"heic", "HEIC"),
     (b"heix", "HEIC"),
     (b"hevc", "HEIC"),
@@ -47,7 +46,8 @@ mod tests {
     #[test]
     fn what_is_not_taken_is_refused_by_its_name() {
         let told = |file: &[u8]| refused(file).to_string();
-        assert!(told(b"\0\0\0\x1cftypavif\0\0\0\0").starts_with("it is AVIF, which is not taken: save it as PNG"));
+        let animated = told(b"\0\0\0\x1cftypavis\0\0\0\0");
+        assert!(animated.starts_with("it is an animated AVIF, which is not taken: save it as PNG"), "{animated}");
         assert!(told(b"\0\0\0\x1cftypheic\0\0\0\0").contains("HEIC"));
         assert!(told(b"GIF89a").contains("GIF") && told(b"MM\0*rest").contains("TIFF"));
         assert_eq!(refused(b"\0\0\0\x1cftypqt  "), OriginalError::Format);

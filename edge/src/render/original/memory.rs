@@ -8,12 +8,16 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Opened, OriginalError, OriginalFormat};
+use super::{Opened, OriginalError, OriginalFormat, Samples};
 
 /// Of all jobs.
 const DECODE_MEMORY_BYTES_MAX: u64 = 1 << 30;
 /// What is counted: a semaphore has 32 bits.
 const UNIT_BYTES: u64 = 1 << 20;
+/// Bytes of a pixel that comes from a decoder's process: red, green, blue and alpha.
+const READ_BYTES_PER_PX: u64 = 4;
+/// What such a process takes beside the pixels.
+const PROCESS_BYTES: u64 = 32 << 20;
 /// Longest a job waits for its share.
 const DECODE_MEMORY_WAIT: Duration = Duration::from_secs(20);
 
@@ -80,6 +84,11 @@ fn units(bytes: u64) -> u32 {
 pub fn memory_for(file: &[u8]) -> Result<u64, OriginalError> {
     let opened = Opened::read(file)?;
     let decoded = opened.samples.bytes_per_px();
+    if let Samples::Coded(head) = &opened.samples {
+        // Its decoder's process and what it reads from there, which grows by doubling; the file, and the copy for that process.
+        let per_px = decoded + 2 * READ_BYTES_PER_PX;
+        return Ok(head.area_px * per_px + 2 * file.len() as u64 + PROCESS_BYTES);
+    }
     // A progressive JPEG is kept as coefficients of 16 bits until it is whole.
     let coefficients = if opened.format == OriginalFormat::Jpeg { 2 * decoded } else { 0 };
     // Decoded and as RGB; RGB in two colour spaces, or lying and upright.
@@ -94,6 +103,7 @@ mod tests {
     use image::codecs::png::PngEncoder;
     use image::{ExtendedColorType, ImageEncoder as _};
 
+    use super::super::coded::AVIF_AREA_PX_MAX;
     use super::super::{ORIGINAL_AREA_PX_MAX, ORIGINAL_FILE_BYTES_MAX};
     use super::*;
 
@@ -104,6 +114,8 @@ mod tests {
         assert_eq!(memory_for(&file), Ok(600 * 11 + 2 * file.len() as u64));
         let largest = ORIGINAL_AREA_PX_MAX * 12 + 2 * ORIGINAL_FILE_BYTES_MAX as u64;
         assert!(largest <= DECODE_MEMORY_BYTES_MAX, "a progressive JPEG of four inks");
+        let largest = AVIF_AREA_PX_MAX * 24 + 2 * ORIGINAL_FILE_BYTES_MAX as u64 + PROCESS_BYTES;
+        assert!(largest <= DECODE_MEMORY_BYTES_MAX, "an AVIF");
         assert_eq!(memory_for(b"GIF89a"), Err(OriginalError::Foreign { name: "GIF" }));
     }
 

@@ -9,6 +9,11 @@ use moxcms::ColorProfile;
 use super::*;
 use crate::render::{ToldProfile, Turn, original_facts};
 
+/// Without a process for AVIF.
+pub(super) fn decoded(file: &[u8]) -> Result<Pixels, OriginalError> {
+    decode_original(file, &DecoderCommand::default())
+}
+
 /// An Exif block that says nothing but an orientation.
 pub(super) fn exif(orientation: u8) -> Vec<u8> {
     let mut block = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
@@ -36,7 +41,7 @@ fn jpeg(pixel: &[u8], color: JpegColor, scans: Scans, profile: Option<&[u8]>) ->
 }
 
 fn first_pixel(file: &[u8]) -> [u8; 3] {
-    let master = decode_original(file).expect("a picture");
+    let master = decoded(file).expect("a picture");
     [master.rgb()[0], master.rgb()[1], master.rgb()[2]]
 }
 
@@ -106,9 +111,9 @@ fn what_inks_lack_is_told_and_a_profile_for_others_is_refused() {
     assert_eq!((told.samples.as_str(), told.profile), ("Cmyk8", ToldProfile::NoneOfInks));
     let srgb = ColorProfile::new_srgb().encode().expect("a profile");
     let wrong = jpeg(&[255, 0, 0, 0], JpegColor::Cmyk, Scans::Baseline, Some(&srgb));
-    assert!(matches!(decode_original(&wrong), Err(OriginalError::Profile(_))));
+    assert!(matches!(decoded(&wrong), Err(OriginalError::Profile(_))));
     let wrong = jpeg(&[255, 0, 0], JpegColor::Rgb, Scans::Baseline, Some(&press()));
-    assert!(matches!(decode_original(&wrong), Err(OriginalError::Profile(_))));
+    assert!(matches!(decoded(&wrong), Err(OriginalError::Profile(_))));
 }
 
 #[test]
@@ -132,13 +137,13 @@ fn webp_lossless(prepare: impl FnOnce(&mut WebPEncoder<&mut Vec<u8>>)) -> Vec<u8
 fn webp_is_taken_lossless_and_lossy_with_profile_and_orientation() {
     let plain = webp_lossless(|_| {});
     assert_eq!(OriginalFormat::of(&plain), Some(OriginalFormat::Webp));
-    assert_eq!(decode_original(&plain).expect("a picture").rgb(), FOUR);
+    assert_eq!(decoded(&plain).expect("a picture").rgb(), FOUR);
     let turned = webp_lossless(|encoder| encoder.set_exif_metadata(exif(3)).expect("taken"));
     assert_eq!(first_pixel(&turned), [255, 255, 255], "the last pixel came first");
     assert_eq!(original_facts(&turned).expect("told").turn, Turn::Turned(3));
     let icc = ColorProfile::new_display_p3().encode().expect("a profile");
     let wide = webp_lossless(|encoder| encoder.set_icc_profile(icc).expect("taken"));
-    let green = decode_original(&wide).expect("a picture").rgb()[3..6].to_vec();
+    let green = decoded(&wide).expect("a picture").rgb()[3..6].to_vec();
     assert!(is_near([green[0], green[1], green[2]], [0, 255, 0]), "out of sRGB, so at its edge: {green:?}");
 
     let pixels = [60_u8, 120, 200].repeat(256);
@@ -152,11 +157,11 @@ fn a_moving_or_clear_webp_is_refused() {
     let mut moving = webp_lossless(|encoder| encoder.set_exif_metadata(exif(1)).expect("taken"));
     assert_eq!(&moving[12..16], b"VP8X");
     moving[20] |= 2;
-    assert!(matches!(decode_original(&moving), Err(OriginalError::Animated | OriginalError::Damaged(_))));
+    assert!(matches!(decoded(&moving), Err(OriginalError::Animated | OriginalError::Damaged(_))));
     let mut clear = Vec::new();
     let encoder = WebPEncoder::new_lossless(&mut clear);
     encoder.write_image(&[9, 9, 9, 100], 1, 1, ExtendedColorType::Rgba8).expect("a small picture");
-    assert_eq!(decode_original(&clear), Err(OriginalError::Transparent));
+    assert_eq!(decoded(&clear), Err(OriginalError::Transparent));
 }
 
 /// One row, as the format's own encoder writes it.
@@ -181,7 +186,7 @@ fn png(
 fn palettes_and_greys_of_every_depth_become_rgb() {
     use png::BitDepth::{Eight, Four, One, Sixteen, Two};
     use png::ColorType::{Grayscale, Indexed};
-    let rgb = |file: &[u8]| decode_original(file).expect("a picture").into_rgb();
+    let rgb = |file: &[u8]| decoded(file).expect("a picture").into_rgb();
     let greys = |values: &[u8]| values.iter().flat_map(|value| [*value; 3]).collect::<Vec<u8>>();
     assert_eq!(rgb(&png(&[0b0100_0000], 2, (Grayscale, One), |_| {})), greys(&[0, 255]));
     assert_eq!(rgb(&png(&[0b0001_1011], 4, (Grayscale, Two), |_| {})), greys(&[0, 85, 170, 255]));
@@ -199,7 +204,7 @@ fn palettes_and_greys_of_every_depth_become_rgb() {
         encoder.set_palette(&PALETTE[..]);
         encoder.set_trns(&[255, 0][..]);
     });
-    assert_eq!(decode_original(&clear), Err(OriginalError::Transparent));
+    assert_eq!(decoded(&clear), Err(OriginalError::Transparent));
 }
 
 #[test]
@@ -234,7 +239,7 @@ fn an_exif_block_behind_the_pixels_turns_a_png_too() {
     let end = file.len() - 12;
     file.splice(end..end, chunk);
     assert_eq!(original_facts(&file).expect("told").turn, Turn::Turned(6));
-    let master = decode_original(&file).expect("a picture");
+    let master = decoded(&file).expect("a picture");
     assert_eq!(master.rgb(), [0, 0, 255, 255, 0, 0, 255, 255, 255, 0, 255, 0], "a quarter clockwise");
 }
 
@@ -243,7 +248,7 @@ fn a_webp_of_another_size_than_its_pixels_is_an_error() {
     let mut bomb = webp_lossless(|encoder| encoder.set_exif_metadata(exif(1)).expect("taken"));
     // 16384 × 16384 px by the extended header.
     bomb[24..30].copy_from_slice(&[0xFF, 0x3F, 0, 0xFF, 0x3F, 0]);
-    assert!(decode_original(&bomb).is_err());
+    assert!(decoded(&bomb).is_err());
     assert!(memory_for(&bomb).is_err(), "refused by the header, before memory is asked for");
 }
 
@@ -266,10 +271,10 @@ proptest::proptest! {
         let start = at.index(file.len());
         let end = (start + noise.len()).min(file.len());
         file[start..end].copy_from_slice(&noise[..end - start]);
-        let _ = decode_original(&file);
+        let _ = decoded(&file);
         let _ = memory_for(&file);
         if which == 0 {
-            let _ = decode_original(&jpeg(&inks, JpegColor::Cmyk, Scans::Baseline, Some(&noise.repeat(8))));
+            let _ = decoded(&jpeg(&inks, JpegColor::Cmyk, Scans::Baseline, Some(&noise.repeat(8))));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::breaks::{Ending, HyphenFrom, Piece};
 use super::shape::{EM, Shaper};
-use super::{LETTER_PX_MAX, Misfit, Room, TextStyle, ceil_px};
+use super::{LETTER_PX_MAX, Misfit, Room, TextStyle};
 use crate::render::layers::place::Length;
 
 /// Letters are so much larger, in percent, before a word is divided for it.
@@ -41,9 +41,9 @@ impl Bounds {
         }
     }
 
-    /// Whole pixels from one baseline to the next.
-    pub(super) fn line_height(&self, size_64: i64) -> i64 {
-        ceil_px((size_64 * self.line_height_percent).div_euclid(100)).max(1)
+    /// From one line to the next, in 64ths of a pixel.
+    pub(super) fn line_height_64(&self, size_64: i64) -> i64 {
+        (size_64 * self.line_height_percent).div_euclid(100).max(64)
     }
 
     /// The largest size at which a line of that length fits.
@@ -53,8 +53,8 @@ impl Bounds {
 
     /// The largest size at which so many lines fit.
     fn size_for_lines(&self, lines: usize) -> i64 {
-        let each_px = self.room.height / lines as i64;
-        each_px * 64 * 100 / self.line_height_percent.max(1)
+        let each_64 = self.room.height * 64 / lines as i64;
+        each_64 * 100 / self.line_height_percent.max(1)
     }
 }
 

@@ -24,8 +24,10 @@ pub(super) fn mask(set: &Typeset, align: Along, direction: Direction) -> (Mask, 
             (Along::Start, Direction::Ltr) | (Along::End, Direction::Rtl) => 0,
             (Along::End, Direction::Ltr) | (Along::Start, Direction::Rtl) => spare_64,
         };
-        // Baselines lie on whole pixels: letters of all lines are equally sharp.
-        let baseline = index as i64 * set.line_height + (set.baseline_64 + 32).div_euclid(64) + margin;
+        // Baselines lie on whole pixels, so that letters of all lines are equally sharp. Each is rounded for itself: lines stray by
+        // half a pixel at most, however many there are.
+        let baseline_64 = index as i64 * set.line_height_64 + set.baseline_64;
+        let baseline = (baseline_64 + 32).div_euclid(64) + margin;
         for glyph in &line.glyphs {
             let x_64 = margin * 64 + left_64 + scaled(glyph.x, set.size_64);
             let y_64 = baseline * 64 - scaled(glyph.y, set.size_64);

@@ -1,7 +1,8 @@
-//! A file to upright RGB, and RGB to what the detector needs.
+//! A file to an upright picture, and a picture to what the detector needs.
 //!
-//! Colour profiles are not applied, because marks are in code values; transparency is dropped; of an animation the first
-//! picture counts. A picture is turned as its file says, so that it is what a person sees.
+//! Colour profiles are not applied: marks are in code values, and colours are converted by who asked for them. For the detector
+//! transparency is dropped, and of an animation the first picture counts. A picture is turned as its file says, so that it is what
+//! a person sees.
 
 use std::io::Cursor;
 
@@ -9,7 +10,7 @@ use bildkante_shared::phash::PerceptualHash;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
-use super::{DecodeFault, Grey, avif, check_size};
+use super::{Answer, DecodeFault, Decoded, Grey, avif, check_size};
 use crate::watermark::seen;
 use crate::words::Format;
 
@@ -18,15 +19,21 @@ const DECODER_BYTES_PER_PX: u64 = 8;
 /// And beside the pixels.
 const DECODER_BYTES_BESIDE: u64 = 64 << 20;
 
-/// Decodes a stranger's file. Belongs into a process that may die of it.
-pub(super) fn decode(file: &[u8], pixels_max: u64) -> Result<Grey, DecodeFault> {
+/// The lightness of a stranger's file. Belongs into a process that may die of it.
+pub(super) fn lightness(file: &[u8], pixels_max: u64) -> Result<Grey, DecodeFault> {
     let rgb = match Format::of_file(file).ok_or(DecodeFault::Format)? {
-        Format::Avif => avif::decode(file, pixels_max)?,
+        Format::Avif => avif::decode(file, pixels_max, Answer::Lightness)?.0.into_rgb8(),
         Format::Webp => with_image(ImageFormat::WebP, file, pixels_max)?,
         Format::Jpeg => with_image(ImageFormat::Jpeg, file, pixels_max)?,
         Format::Png => with_image(ImageFormat::Png, file, pixels_max)?,
     };
     grey(rgb)
+}
+
+/// The colours of a stranger's AVIF. Belongs into a process that may die of it.
+pub(super) fn colours(file: &[u8], pixels_max: u64) -> Result<Decoded, DecodeFault> {
+    let (picture, coding) = avif::decode(file, pixels_max, Answer::Colours)?;
+    Ok(Decoded { picture, coding })
 }
 
 fn with_image(format: ImageFormat, file: &[u8], pixels_max: u64) -> Result<RgbImage, DecodeFault> {
@@ -92,7 +99,7 @@ mod tests {
     #[test]
     fn every_format_comes_out_upright_and_alike() {
         for file in FILES.iter() {
-            let grey = decode(file, PIXELS_MAX).expect("a small picture");
+            let grey = lightness(file, PIXELS_MAX).expect("a small picture");
             assert_eq!((grey.width_px, grey.height_px, grey.samples.len()), (32, 16, 1024));
             assert!(
                 grey.samples[0].abs_diff(242) < 6 && grey.samples[62].abs_diff(18) < 6,
@@ -109,14 +116,14 @@ mod tests {
         let turned_by_180 = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0".to_vec();
         encoder.set_exif_metadata(turned_by_180).expect("taken");
         encoder.write_image(&pixels(), 32, 16, ExtendedColorType::Rgb8).expect("jpeg");
-        let grey = decode(&file, PIXELS_MAX).expect("a small picture");
+        let grey = lightness(&file, PIXELS_MAX).expect("a small picture");
         assert!(grey.samples[0] < 60 && grey.samples[62] > 200, "{:?}", &grey.samples[..64]);
     }
 
     #[test]
     fn a_picture_over_the_limit_is_refused_by_its_header() {
         for file in FILES.iter() {
-            let refused = decode(file, 511);
+            let refused = lightness(file, 511);
             let too_many = DecodeFault::TooManyPixels { width_px: 32, height_px: 16, pixels_max: 511 };
             assert_eq!(refused, Err(too_many));
         }
@@ -124,9 +131,9 @@ mod tests {
 
     #[test]
     fn what_is_no_picture_says_so() {
-        assert_eq!(decode(b"GIF89a", PIXELS_MAX), Err(DecodeFault::Format));
+        assert_eq!(lightness(b"GIF89a", PIXELS_MAX), Err(DecodeFault::Format));
         for file in FILES.iter() {
-            let cut = decode(&file[..file.len() / 2], PIXELS_MAX);
+            let cut = lightness(&file[..file.len() / 2], PIXELS_MAX);
             assert!(matches!(cut, Err(DecodeFault::Damaged { .. })) || cut.is_ok(), "{cut:?}");
         }
     }
@@ -147,7 +154,7 @@ mod tests {
                 file[at] = byte;
             }
             file.truncate(end.index(file.len()) + 1);
-            let _ = decode(&file, PIXELS_MAX);
+            let _ = lightness(&file, PIXELS_MAX);
         }
     }
 }
