@@ -169,7 +169,7 @@ mod tests {
                 for (width_px, height_px) in [(1, 1), (2, 7), (65, 33), (128, 96)] {
                     let source = picture(width_px, height_px, depth, chroma);
                     let obus = encode(&source, Settings { speed: 8, quantizer: 20 }).expect("a file");
-                    let frame = bildkante_av1::decode(&obus, 1 << 16).expect("a picture");
+                    let frame = bildkante_av1::decode(&obus, 1 << 16, bildkante_av1::Threads::Own).expect("a picture");
                     assert_eq!((frame.width_px(), frame.height_px()), (width_px as usize, height_px as usize));
                     assert_eq!((frame.bits(), frame.is_full_range(), frame.matrix()), (depth.bits(), true, 6));
                     let is_half = frame.layout() == bildkante_av1::Layout::Half;

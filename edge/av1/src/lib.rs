@@ -42,6 +42,16 @@ pub enum Av1Error {
     Layout,
 }
 
+/// Where a picture is decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// On the calling thread. Only in a process that may end: rav1d 1.1 asks a damaged frame's header, which is gone by then, and nothing
+    /// unwinds through its C interface.
+    Calling,
+    /// On threads of the decoder's, where a damaged frame is an error.
+    Own,
+}
+
 /// How many chroma samples there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
@@ -67,8 +77,8 @@ pub enum Row<'a> {
 ///
 /// # Errors
 /// When there is none, it is damaged, or its area is over `area_px_max`.
-pub fn decode(obus: &[u8], area_px_max: u32) -> Result<Frame, Av1Error> {
-    let decoder = Decoder::open(area_px_max)?;
+pub fn decode(obus: &[u8], area_px_max: u32, threads: Threads) -> Result<Frame, Av1Error> {
+    let decoder = Decoder::open(area_px_max, threads)?;
     let mut data = Data::copied(obus)?;
     // When it is asked again without new data, the decoder waits for its threads.
     let mut is_drained = false;
@@ -89,17 +99,19 @@ struct Decoder(Option<Dav1dContext>);
 
 impl Decoder {
     #[allow(unsafe_code)]
-    fn open(area_px_max: u32) -> Result<Self, Av1Error> {
+    fn open(area_px_max: u32, threads: Threads) -> Result<Self, Av1Error> {
         let mut settings = MaybeUninit::<Dav1dSettings>::uninit();
         // SAFETY: the pointer is that of a place of the right size and alignment, which the call fills.
         let mut settings = unsafe {
             dav1d_default_settings(NonNull::from(&mut settings).cast());
             settings.assume_init()
         };
-        // rav1d 1.1 ends the process where a frame is damaged that is decoded on the calling thread: it asks the frame's header, which
-        // is gone by then, and nothing unwinds through its C interface. With frame threads the fault is an error, as it should be.
-        settings.n_threads = 2;
-        settings.max_frame_delay = 2;
+        let threads = match threads {
+            Threads::Calling => 1,
+            Threads::Own => 2,
+        };
+        settings.n_threads = threads;
+        settings.max_frame_delay = threads;
         settings.all_layers = 0;
         settings.frame_size_limit = area_px_max;
         let mut context = None;
@@ -309,7 +321,7 @@ mod tests {
     #[test]
     fn what_is_no_av1_is_an_error() {
         for bytes in [&b""[..], b"\0", b"no picture at all", &[0x12, 0x00], &[0xff; 300]] {
-            assert!(decode(bytes, 1 << 20).is_err(), "{bytes:?}");
+            assert!(decode(bytes, 1 << 20, Threads::Own).is_err(), "{bytes:?}");
         }
     }
 
@@ -318,7 +330,7 @@ mod tests {
     fn a_frame_whose_tile_is_damaged_is_an_error() {
         let obus = include_bytes!("../fixtures/damaged-tile.obu");
         for _ in 0..20 {
-            assert!(decode(obus, 1 << 20).is_err());
+            assert!(decode(obus, 1 << 20, Threads::Own).is_err());
         }
     }
 }

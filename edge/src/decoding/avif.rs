@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use bildkante_av1::{Frame, Layout};
+use bildkante_av1::{Frame, Layout, Threads};
 use image::{ColorType, DynamicImage};
 
 use super::av1::Canvas;
@@ -196,7 +196,7 @@ fn each(
     let area_px_max = u32::try_from(pixels_max).unwrap_or(u32::MAX);
     let mut tile_px = (0, 0);
     for (at, tile) in tiles.frames.iter().map(Cow::as_ref).enumerate() {
-        let frame = bildkante_av1::decode(tile, area_px_max).map_err(DecodeFault::damaged)?;
+        let frame = bildkante_av1::decode(tile, area_px_max, Threads::Calling).map_err(DecodeFault::damaged)?;
         let size_px = (side(frame.width_px())?, side(frame.height_px())?);
         if at == 0 {
             tile_px = size_px;
