@@ -61,8 +61,9 @@ const NO_BREAK = '\u00a0';
 /** Rung, score and time, as the page has them of the files that it knows.
  * @param {import('./shots.js').Facts} facts */
 function words({ rung, score, encodeMs }) {
+  /** @type {Record<string, string>} */
   const rungs = { hurried: say('hurried', 'in Eile'), quick: say('quick', 'vorläufig'), final: say('final', 'endgültig') };
-  const told = [rungs[rung] ?? rung];
+  const told = [rungs[rung ?? 'final'] ?? ''];
   if (score !== undefined) told.push(`${decimal(score)}${NO_BREAK}${say('points', 'Punkte')}`);
   if (encodeMs !== undefined) told.push(encodeMs < 1000 ? `${encodeMs}${NO_BREAK}ms` : `${decimal(Math.round(encodeMs / 100) / 10)}${NO_BREAK}s`);
   return told.join(', ');
