@@ -19,6 +19,8 @@ nginx=$("$setup/peer.sh" nginx "$deps" 2>/dev/null) || nginx=
 export BILDKANTE_NGINX="${BILDKANTE_NGINX:-$nginx}"
 varnish=$("$setup/peer.sh" varnish "$deps" 2>/dev/null) || varnish=
 export BILDKANTE_VARNISH="${BILDKANTE_VARNISH:-$varnish}"
+# What has to come is waited for three minutes: encoders of a development build take long beside other work. A test that passes waits for nothing.
+export BILDKANTE_PATIENCE="${BILDKANTE_PATIENCE:-3}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 [ ! -t 1 ] || export CARGO_TERM_COLOR=always # cargo sees a pipe, the reader a terminal
