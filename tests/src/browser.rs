@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::client::{Http, Reply, within};
+use crate::client::{Http, Reply, eventually, within};
 
 /// Flags for a machine without display, user namespaces or a way outside.
 const FLAGS: [&str; 10] = [
@@ -192,6 +192,23 @@ impl Browser {
     /// When the window cannot be changed.
     pub async fn resize(&self, width_px: u32, height_px: u32) -> anyhow::Result<()> {
         self.command("/window/rect", &json!({ "width": width_px, "height": height_px })).await.map(drop)
+    }
+
+    /// Visits a page anew in a window of that width, and gives what the script returns once that says `loaded`.
+    ///
+    /// # Errors
+    /// When it does not come to that.
+    pub async fn seen_at(&self, width_px: u32, url: &str, script: &str) -> anyhow::Result<Value> {
+        self.visit("about:blank").await?;
+        self.resize(width_px, 900).await?;
+        self.visit(url).await?;
+        let mut seen = Value::Null;
+        eventually("the page is loaded", async || {
+            seen = self.run_async(script).await?;
+            Ok(seen["loaded"] == true)
+        })
+        .await?;
+        Ok(seen)
     }
 
     /// Ends Chromium and ChromeDriver.

@@ -20,7 +20,7 @@ const REMEMBERED_MAX: u64 = 20_000;
 /// How long a page waits for a disk.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Quick rungs that were rendered here.
+/// Quick and hurried rungs that were rendered here.
 #[derive(Debug)]
 pub(super) struct QuickFiles(Cache<RenditionKey, FileFacts>);
 
@@ -32,7 +32,7 @@ impl Default for QuickFiles {
 
 impl QuickFiles {
     pub(super) fn note(&self, cut: Cut<'_>, facts: FileFacts) {
-        if facts.rung == Rung::Quick {
+        if facts.rung != Rung::Final {
             self.0.insert(cut.key(), facts);
         }
     }

@@ -62,7 +62,7 @@ impl<'r> Source<'r> {
     }
 
     /// The rung whose encoder makes the file. A large picture full of texture takes the quick one's of AVIF longest, up to a third of a second,
-    /// and gains least: the hurried one's needs an eighth of the time there and, in the median, no more bytes. Calmer pictures would grow by
+    /// and gains least: the hurried one's needs a seventh of the time there and, in the median, no more bytes. Calmer pictures would grow by
     /// half (docs/encoders.md).
     fn encoder_rung(&self, format: Format, rung: Rung) -> Rung {
         let area_px = u64::from(self.raster.width_px) * u64::from(self.raster.height_px);
@@ -153,7 +153,9 @@ pub(super) fn encode_source(
             }
             None => {
                 let (native, probes) = match rung {
-                    Rung::Quick if format != Format::Png => tried_out(source, (format, encoder), quality, predicted)?,
+                    Rung::Quick if format != Format::Png => {
+                        tried_out(source, &mut *encoding, (format, encoder), quality, predicted)?
+                    }
                     Rung::Hurried | Rung::Quick | Rung::Final => (predicted.0, 0),
                 };
                 let file = encoding.encode(native)?;
@@ -163,20 +165,24 @@ pub(super) fn encode_source(
     })
 }
 
-/// A quality for a quick file, and how often it was tried on a sample of the picture.
+/// A quality for a quick file, and how often it was tried: on a sample of the picture, or on all of a small one, which is in `whole`.
 fn tried_out(
     source: &Source<'_>,
+    whole: &mut dyn Encoding,
     (format, encoder): (Format, Rung),
     quality: Quality,
     predicted: (f32, f64),
 ) -> Result<(f32, u32), String> {
-    let sample = sample::sample(source.raster);
-    let Some(reference) = Reference::new(&sample) else { return Ok((predicted.0, 0)) };
-    let mut encoding = open(&sample, format, encoder, None)?;
     let range = quality::searched_range(quality, format, source.features());
-    let lost = 100.0 - f64::from(quality.get());
-    let target = 100.0 - lost * (1.0 - sample::gain(format));
-    search::tried_out(&mut *encoding, &reference, target, predicted, range)
+    let Some(sample) = sample::sample(source.raster) else {
+        return match source.reference() {
+            Some(reference) => search::tried_out(whole, reference, quality.get().into(), predicted, range),
+            None => Ok((predicted.0, 0)),
+        };
+    };
+    let Some(reference) = Reference::new(&sample) else { return Ok((predicted.0, 0)) };
+    let mut strips = open(&sample, format, encoder, None)?;
+    search::tried_out(&mut *strips, &reference, sample::target(quality, format), predicted, range)
 }
 
 /// The same by the encoder of this very rung, at a quality of its own scale, clamped to it, and the score where the picture is large enough for

@@ -18,10 +18,6 @@ pub enum Load {
     Extreme,
 }
 
-impl Load {
-    pub const ALL: [Self; 3] = [Self::Light, Self::Heavy, Self::Extreme];
-}
-
 /// Of the delay target, from where on the load is heavy, and extreme. Both are below it: the queue is shortened only where a cheaper
 /// rung did not help.
 const HEAVY_SHARE: f64 = 0.25;

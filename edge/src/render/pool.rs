@@ -112,6 +112,7 @@ impl RenderPool {
             wake: Condvar::new(),
             scheduling: config.scheduling,
             nice: config.nice,
+            fading: delay_target,
             metrics,
             alive: alive_sender,
         });
@@ -181,9 +182,7 @@ impl RenderPool {
     /// How far it is behind with what readers wait for.
     #[must_use]
     pub fn load(&self) -> Load {
-        let load = self.shared.state.lock().load(Instant::now());
-        self.shared.metrics.load.set(load as i64);
-        load
+        self.shared.note_load(&self.shared.state.lock())
     }
 
     /// Whether a final rung behind a reader is to be asked for later, and counts it if so.
@@ -231,6 +230,8 @@ struct Shared {
     wake: Condvar,
     scheduling: RenderScheduling,
     nice: u8,
+    /// How soon half of the load is forgotten.
+    fading: Duration,
     metrics: RenderMetrics,
     alive: watch::Sender<usize>,
 }
@@ -394,6 +395,12 @@ impl Shared {
         self.metrics.pending_jobs.set(i64::try_from(state.waiting.len()).unwrap_or(i64::MAX));
     }
 
+    fn note_load(&self, state: &State) -> Load {
+        let load = state.load(Instant::now());
+        self.metrics.load.set(load as i64);
+        load
+    }
+
     /// The life of a thread.
     fn work(&self) {
         self.stand_back();
@@ -441,7 +448,12 @@ impl Shared {
                 }
                 self.metrics.skipped_jobs.inc();
             }
-            self.wake.wait(&mut state);
+            // The load fades while nothing comes, and whoever watches it is to see that.
+            if self.note_load(&state) > Load::Light {
+                self.wake.wait_for(&mut state, self.fading);
+            } else {
+                self.wake.wait(&mut state);
+            }
         }
     }
 
@@ -654,9 +666,10 @@ mod tests {
         for job in [reader, behind] {
             assert_eq!(job.await.expect("no panic"), Ok(()));
         }
-        while pool.load() > Load::Light {
+        while metrics.load.get() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        assert_eq!(pool.load(), Load::Light, "it has faded, and the gauge with it");
     }
 
     #[tokio::test]

@@ -34,7 +34,7 @@ pub async fn run(plan: &FleetPlan) -> anyhow::Result<Report> {
     let stage = Stage::set(&plan.servers, &spec, plan.rate_per_s, plan.connections, SMALL_PX).await?;
     let mut report = Report::new("overload");
     let before = stage.hits("hits before", plan.duration).run().await?;
-    let mut meter = Meter::start(&stage)?;
+    let meter = Meter::start(&stage)?;
     let peak = flood(&stage, plan, "hits without end", RATE_PER_S_MAX / 10, 1).run().await?;
     let peak_per_s = goodput(&peak);
     report.notes.push(meter.read(&stage, "at the peak", &peak)?);
@@ -46,7 +46,7 @@ pub async fn run(plan: &FleetPlan) -> anyhow::Result<Report> {
         let hits = flood(&stage, plan, &format!("hits at {factor} times the peak"), rate_per_s.max(1), factor);
         let misses = plan.misses_per_s.saturating_mul(factor);
         let misses = stage.misses(format!("cold variants at {factor} times the peak"), misses, plan.duration);
-        let mut meter = Meter::start(&stage)?;
+        let meter = Meter::start(&stage)?;
         let (hits, misses, resident) =
             tokio::try_join!(hits.run(), misses.run(), watch_memory(&stage.fleet.edges[0], plan.duration))?;
         resident_bytes = resident_bytes.max(resident);
@@ -86,15 +86,15 @@ impl Meter {
         Ok(Self { since: Instant::now(), edge: stage.fleet.edges[0].cpu()?, own: process::cpu("self")? })
     }
 
-    fn read(&mut self, stage: &Stage, when: &str, hits: &Phase) -> anyhow::Result<String> {
-        let before = std::mem::replace(self, Self::start(stage)?);
-        let cores = (self.since - before.since).as_secs_f64();
-        let (edge, own) = ((self.edge - before.edge).as_secs_f64(), (self.own - before.own).as_secs_f64());
+    fn read(&self, stage: &Stage, when: &str, hits: &Phase) -> anyhow::Result<String> {
+        let now = Self::start(stage)?;
+        let seconds = (now.since - self.since).as_secs_f64();
+        let (edge, own) = ((now.edge - self.edge).as_secs_f64(), (now.own - self.own).as_secs_f64());
         Ok(format!(
             "{when}: the edge took {:.2} cores, {:.1} µs for each hit with all it did beside; the generator took {:.2} cores",
-            edge / cores,
+            edge / seconds,
             edge * 1e6 / hits.hits.max(1) as f64,
-            own / cores,
+            own / seconds,
         ))
     }
 }

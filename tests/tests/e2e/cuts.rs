@@ -102,15 +102,7 @@ async fn a_narrow_window_shows_another_cut_and_nothing_moves() -> anyhow::Result
     let page = Page::serve(preload, &body).await?;
     let browser = Browser::open(&driver, &chromium).await?;
     for (width_px, is_tall) in [(420, true), (1_280, false)] {
-        browser.visit("about:blank").await?;
-        browser.resize(width_px, 900).await?;
-        browser.visit(&format!("http://{}/", page.address)).await?;
-        let mut seen = Value::Null;
-        eventually("the picture is there", async || {
-            seen = browser.run_async(SEEN).await?;
-            Ok(seen["loaded"] == true)
-        })
-        .await?;
+        let seen = browser.seen_at(width_px, &format!("http://{}/", page.address), SEEN).await?;
         let shown = seen["shown"].as_str().unwrap_or_default();
         assert_eq!(shown.contains("art=tall"), is_tall, "{width_px} px: {seen}");
         assert!(shown.contains("fm=avif"), "{seen}");

@@ -157,15 +157,7 @@ async fn a_browser_fetches_each_picture_of_a_page_once() -> anyhow::Result<()> {
     let browser = Browser::open(&driver, &chromium).await?;
     // The list of the slot says 6rem, or 100vw in its cut; the layout gives it 126 and 384 px.
     for (width_px, lazy) in [(420, "art=tall&w=144&"), (1_280, "&w=192&")] {
-        browser.visit("about:blank").await?;
-        browser.resize(width_px, 900).await?;
-        browser.visit(&format!("http://{}/", page.address)).await?;
-        let mut seen = Value::Null;
-        eventually("the pictures are there", async || {
-            seen = browser.run_async(SEEN).await?;
-            Ok(seen["loaded"] == true)
-        })
-        .await?;
+        let seen = browser.seen_at(width_px, &format!("http://{}/", page.address), SEEN).await?;
         let names = |key: &str| -> Vec<String> {
             let mut names: Vec<_> =
                 seen[key].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();

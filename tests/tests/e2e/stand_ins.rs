@@ -153,8 +153,6 @@ async fn a_full_render_pool_still_shows_placeholders() -> anyhow::Result<()> {
         .another_edge("full", |config| {
             config.render.threads = 1;
             config.render.pending_jobs_max = 2;
-            // However slow this machine is now, its queue keeps its length.
-            config.render.queue_delay_target_ms = 3_600_000;
             config.budget.network_per_minute = 0;
         })
         .await?;

@@ -18,7 +18,7 @@ const PROBES_MAX: u32 = 5;
 /// A probe only says where to begin: it has to come nearer.
 const PROBE_TOLERANCE: f64 = TOLERANCE * 0.7;
 
-/// Encodes of a sample at most.
+/// Tries of a quick file's quality at most.
 const SAMPLE_TRIES_MAX: u32 = 2;
 /// And how near they come: the whole lies further off anyway.
 const SAMPLE_TOLERANCE: f64 = 1.5;
@@ -132,8 +132,7 @@ pub(super) fn search(
     Ok(Found { file, native: tried.native, score: Some(tried.score), encodes: tries, probes })
 }
 
-/// The quality at which a picture will have the score, by tries on a sample of it that is in `encoding`, and how many there were.
-/// `gain` is how many points more the whole has at the same quality.
+/// The quality at which what is in `encoding` has the score, by two tries at most, and how many there were.
 pub(super) fn tried_out(
     encoding: &mut dyn Encoding,
     judge: &dyn Judge,
@@ -250,6 +249,22 @@ mod tests {
         let found = search(&mut encoder, &ScoreInFile, 80.0, (40.0, 1.0), (0.0, 100.0)).expect("a file");
         assert_eq!((found.encodes, encoder.tried.len()), (1, 1));
         assert!(found.probes >= 2, "{}", found.probes);
+    }
+
+    #[test]
+    fn two_tries_come_near_the_target() {
+        for (target, predicted) in [(70.0, 54.0), (70.0, 68.0), (85.0, 68.0), (60.0, 46.0)] {
+            let mut encoder = fake(None);
+            let tried = tried_out(&mut encoder, &ScoreInFile, target, (predicted, 1.0), (0.0, 100.0));
+            let (native, tries) = tried.expect("a quality");
+            assert_eq!(tries as usize, encoder.tried.len());
+            assert!(tries <= SAMPLE_TRIES_MAX);
+            let miss = |native| (f64::from(score_at(native)) - target).abs();
+            let (now, before) = (miss(native), miss(predicted));
+            assert!(now <= 1.5 && before > 5.0, "{target}: {before} off, then {now}, {:?}", encoder.tried);
+        }
+        let tried = tried_out(&mut fake(None), &ScoreInFile, 99.0, (50.0, 1.0), (0.0, 60.0)).expect("a quality");
+        assert!((tried.0 - 60.0).abs() < f32::EPSILON, "{tried:?}");
     }
 
     #[test]
