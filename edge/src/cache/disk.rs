@@ -1,8 +1,8 @@
 //! Renditions on disk: what survives a restart, and what memory has no room for.
 //!
-//! Invariants: no byte leaves that is not covered by a verified digest; a rendition is overwritten only by one that
+//! Invariants: no byte leaves that is not covered by a verified checksum; a rendition is overwritten only by one that
 //! stands no lower (purge generation, then rung); a device that fails or fills up degrades the edge to memory and never an answer. Writes are not
-//! synced, because a torn one fails its digest and is rendered again.
+//! synced, because a torn one fails its checksum and is rendered again.
 
 use std::io;
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bildkante_shared::durable::Durability;
 use parking_lot::Mutex;
 
-use super::entry::{self, EntryError, HEADER_BYTES, Header};
+use super::entry::{self, EntryError, Form, HEADER_BYTES, Header};
 use super::folder::Folder;
 use super::gate::GateError;
 use super::key::RenditionKey;
@@ -125,7 +125,7 @@ fn put_exclusively(folder: &Folder, key: RenditionKey, rendition: &Rendition) ->
     if stored_precedence(folder, key)?.is_some_and(|stored| !rendition.precedence().may_replace(stored)) {
         return Ok(PutOutcome::KeptBetter);
     }
-    let header = entry::encode_header(key, rendition);
+    let header = entry::encode_header(key, rendition, Form::Checksum);
     folder.write(key.as_bytes(), &[&header, &rendition.body], Durability::Unsynced)?;
     Ok(PutOutcome::Stored)
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   0  magic "BKRENDIT"      24  shape code   u64     104  BLAKE3-256 of the body
-//!   8  version      u32      32  body length  u32     136  BLAKE3-256 of bytes 0–135
+//!   8  version      u32      32  body length  u32     136  proof, 32 bytes
 //!  12  width, px    u32      36  making       u32     168  body
 //!  16  height, px   u32      40  created, ms  u64
 //!  20  format, quality,      48  generation   u64
@@ -15,11 +15,18 @@
 //!
 //! The body's length had eight bytes before there was a `making`: there it is zero, because no body is that long.
 //!
-//! Every bit is covered by one of the two digests or must equal what was asked for, so no damaged entry decodes.
-//! The body's digest is also where its `ETag` comes from: it is computed once, when it is verified.
+//! The version says how the entry is proven when it is read ([`Form`]):
+//!
+//! - 3: the proof is the BLAKE3-256 of bytes 0–135, and the body has the digest at 104;
+//! - 4: the proof is the XXH3-128 of the body, then the first half of the BLAKE3-256 of bytes 0–151. The digest at 104, from which the
+//!   `ETag` and `Repr-Digest` come, was computed when the body was made and is not computed again.
+//!
+//! Either way every bit is covered or must equal what was asked for, so no damaged entry decodes. None of this is keyed:
+//! neither form keeps out somebody who may write to the store.
 
 use bildkante_shared::ids::{Digest, MasterId, RecipeId};
 use bytes::Bytes;
+use twox_hash::XxHash3_128;
 
 use super::key::{RenditionKey, format_code};
 use super::rendition::{FileFacts, Lineage, Precedence, Rendition};
@@ -27,13 +34,64 @@ use crate::render::{Making, Placement, Quality, RenditionSpec, Rung, Shape};
 use crate::words::Format;
 
 const MAGIC: &[u8; 8] = b"BKRENDIT";
-/// 3 since the header holds the purge generation and the shape. Entries of other versions are deleted when they are read.
-pub(super) const VERSION: u32 = 3;
-const SEALED_BYTES: usize = 136;
-/// Where the key starts.
+/// What an object store's paths name; its entries have [`Form::Digest`].
+pub(super) const SHARED_VERSION: u32 = Form::Digest.version();
+/// Where the key starts, and the proof.
 const KEY_AT: usize = 56;
+const PROOF_AT: usize = 136;
+const PROOF_BYTES: usize = 32;
+const CHECKSUM_BYTES: usize = 16;
 /// Bytes before the body.
-pub(super) const HEADER_BYTES: usize = SEALED_BYTES + 32;
+pub(super) const HEADER_BYTES: usize = PROOF_AT + PROOF_BYTES;
+
+/// How an entry is proven. Entries of other versions are deleted when they are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// By its digest: for what other machines read and wrote.
+    Digest,
+    /// By a checksum that finds damage as surely (one in 2¹²⁸ goes unseen) and takes a fifteenth of the time: for what this edge
+    /// wrote for itself.
+    Checksum,
+}
+
+impl Form {
+    const ALL: [Self; 2] = [Self::Digest, Self::Checksum];
+
+    /// 3 since the header holds the purge generation and the shape.
+    const fn version(self) -> u32 {
+        match self {
+            Self::Digest => 3,
+            Self::Checksum => 4,
+        }
+    }
+
+    /// What follows the first [`PROOF_AT`] bytes of a header.
+    fn proof(self, fields: &[u8; PROOF_AT], body: &[u8]) -> [u8; PROOF_BYTES] {
+        match self {
+            Self::Digest => seal_of(&[fields]),
+            Self::Checksum => checksum_proof(fields, checksum_of(body)),
+        }
+    }
+}
+
+fn checksum_of(body: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    XxHash3_128::oneshot(body).to_le_bytes()
+}
+
+fn checksum_proof(fields: &[u8; PROOF_AT], checksum: [u8; CHECKSUM_BYTES]) -> [u8; PROOF_BYTES] {
+    let mut proof = seal_of(&[fields, &checksum]);
+    proof.copy_within(..PROOF_BYTES - CHECKSUM_BYTES, CHECKSUM_BYTES);
+    proof[..CHECKSUM_BYTES].copy_from_slice(&checksum);
+    proof
+}
+
+fn seal_of(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    hasher.finalize().into()
+}
 
 /// Why stored bytes are not the rendition that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +100,7 @@ pub enum EntryError {
     Short(usize),
     #[error("it does not start as an entry does")]
     Magic,
-    #[error("it is of version {0}, this build reads {VERSION}")]
+    #[error("it is of version {0}, which this build does not read")]
     Version(u32),
     #[error("the header's checksum is wrong")]
     Header,
@@ -57,12 +115,12 @@ pub enum EntryError {
 }
 
 /// The header of `rendition`; the file is this and the body.
-pub(super) fn encode_header(key: RenditionKey, rendition: &Rendition) -> [u8; HEADER_BYTES] {
+pub(super) fn encode_header(key: RenditionKey, rendition: &Rendition, form: Form) -> [u8; HEADER_BYTES] {
     let RenditionSpec { width_px, height_px, shape, format, quality } = rendition.spec;
-    let mut header = [0; HEADER_BYTES];
-    let mut rest = &mut header[..];
+    let mut fields = [0; PROOF_AT];
+    let mut rest = &mut fields[..];
     put(&mut rest, MAGIC);
-    put(&mut rest, &VERSION.to_le_bytes());
+    put(&mut rest, &form.version().to_le_bytes());
     put(&mut rest, &width_px.to_le_bytes());
     put(&mut rest, &height_px.to_le_bytes());
     put(&mut rest, &[format_code(format), quality.get(), rung_code(rendition), placement_code(rendition.manifest)]);
@@ -76,9 +134,10 @@ pub(super) fn encode_header(key: RenditionKey, rendition: &Rendition) -> [u8; HE
     put(&mut rest, rendition.master.as_bytes());
     put(&mut rest, rendition.recipe.as_bytes());
     put(&mut rest, rendition.digest.as_bytes());
-    debug_assert_eq!(rest.len(), HEADER_BYTES - SEALED_BYTES);
-    let seal = blake3::hash(&header[..SEALED_BYTES]);
-    header[SEALED_BYTES..].copy_from_slice(seal.as_bytes());
+    debug_assert!(rest.is_empty());
+    let mut header = [0; HEADER_BYTES];
+    header[..PROOF_AT].copy_from_slice(&fields);
+    header[PROOF_AT..].copy_from_slice(&form.proof(&fields, &rendition.body));
     header
 }
 
@@ -93,11 +152,23 @@ pub fn decode(file: &Bytes, key: RenditionKey) -> Result<Rendition, EntryError> 
         return Err(EntryError::Length { expected: header.body_bytes, actual });
     }
     let body = file.slice(HEADER_BYTES..);
-    if Digest::of_bytes(&body) != header.digest {
+    let is_sound = match header.proven_by {
+        ProvenBy::Digest => Digest::of_bytes(&body) == header.digest,
+        ProvenBy::Checksum(checksum) => checksum_of(&body) == checksum,
+    };
+    if !is_sound {
         return Err(EntryError::Body);
     }
     let rendition = Rendition::with_digest(body, header.digest, header.spec, header.rung, header.lineage);
     Ok(rendition.with_manifest(header.placement).with_smaller(header.smaller_as).with_making(header.making))
+}
+
+/// As [`decode`], of what other machines may have written: proven by its digest, or refused.
+pub(super) fn decode_shared(file: &Bytes, key: RenditionKey) -> Result<Rendition, EntryError> {
+    match file.first_chunk().map(form_of) {
+        Some(Ok(Form::Checksum)) => Err(EntryError::Version(Form::Checksum.version())),
+        _ => decode(file, key),
+    }
 }
 
 /// Makes the checksums of a damaged file right, so that a fuzzer reaches what lies behind them. Names the key it is
@@ -105,11 +176,12 @@ pub fn decode(file: &Bytes, key: RenditionKey) -> Result<Rendition, EntryError> 
 pub(crate) fn reseal(file: &mut [u8]) -> Option<RenditionKey> {
     let (header, body) = file.split_first_chunk_mut::<HEADER_BYTES>()?;
     let digest = Digest::of_bytes(body);
-    let at = SEALED_BYTES - digest.as_bytes().len();
-    header[at..SEALED_BYTES].copy_from_slice(digest.as_bytes());
-    let seal = blake3::hash(&header[..SEALED_BYTES]);
-    header[SEALED_BYTES..].copy_from_slice(seal.as_bytes());
-    let mut fields = Fields(header.first_chunk::<SEALED_BYTES>()?);
+    let (fields, proof) = header.split_first_chunk_mut::<PROOF_AT>()?;
+    fields[PROOF_AT - digest.as_bytes().len()..].copy_from_slice(digest.as_bytes());
+    // One of an unknown version is refused however it is sealed.
+    let form = form_of(fields).unwrap_or(Form::Digest);
+    proof.copy_from_slice(&form.proof(fields, body));
+    let mut fields = Fields(fields);
     let _before: [u8; KEY_AT] = fields.take();
     Some(RenditionKey::from_raw(fields.take()))
 }
@@ -125,6 +197,15 @@ pub(super) struct Header {
     making: Option<Making>,
     body_bytes: u64,
     digest: Digest,
+    proven_by: ProvenBy,
+}
+
+/// What the body is held against.
+#[derive(Debug)]
+enum ProvenBy {
+    /// The header's.
+    Digest,
+    Checksum([u8; CHECKSUM_BYTES]),
 }
 
 impl Header {
@@ -142,18 +223,22 @@ impl Header {
 }
 
 pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, EntryError> {
-    let (sealed, rest) = file.split_first_chunk::<SEALED_BYTES>().ok_or(EntryError::Short(file.len()))?;
-    let seal = rest.first_chunk::<32>().ok_or(EntryError::Short(file.len()))?;
+    let (sealed, rest) = file.split_first_chunk::<PROOF_AT>().ok_or(EntryError::Short(file.len()))?;
+    let proof = rest.first_chunk::<PROOF_BYTES>().ok_or(EntryError::Short(file.len()))?;
     let mut fields = Fields(sealed);
     if fields.take::<8>() != *MAGIC {
         return Err(EntryError::Magic);
     }
     // Before the seal, which another version may keep elsewhere.
-    let version = u32::from_le_bytes(fields.take());
-    if version != VERSION {
-        return Err(EntryError::Version(version));
-    }
-    if blake3::hash(sealed) != *seal {
+    let _version: [u8; 4] = fields.take();
+    let (proven_by, expected) = match form_of(sealed)? {
+        Form::Digest => (ProvenBy::Digest, seal_of(&[sealed])),
+        Form::Checksum => {
+            let checksum = Fields(proof).take();
+            (ProvenBy::Checksum(checksum), checksum_proof(sealed, checksum))
+        }
+    };
+    if expected != *proof {
         return Err(EntryError::Header);
     }
     let width_px = u32::from_le_bytes(fields.take());
@@ -178,10 +263,16 @@ pub(super) fn decode_header(file: &[u8], key: RenditionKey) -> Result<Header, En
     let digest = Digest::from_hash(&blake3::Hash::from_bytes(fields.take()));
     let spec = RenditionSpec { width_px, height_px, shape, format, quality };
     let lineage = Lineage { key, master, recipe, created_unix_ms, generation };
-    Ok(Header { rung, smaller_as, placement, spec, lineage, making, body_bytes, digest })
+    Ok(Header { rung, smaller_as, placement, spec, lineage, making, body_bytes, digest, proven_by })
 }
 
-/// Reads the sealed part front to back; the layout above fits in it, so running out cannot happen.
+fn form_of(fields: &[u8; PROOF_AT]) -> Result<Form, EntryError> {
+    let mut fields = Fields(&fields[MAGIC.len()..]);
+    let version = u32::from_le_bytes(fields.take());
+    Form::ALL.into_iter().find(|form| form.version() == version).ok_or(EntryError::Version(version))
+}
+
+/// Reads a part front to back; what is taken fits in it, so running out cannot happen.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -247,8 +338,11 @@ mod tests {
     const KEY: RenditionKey = RenditionKey::from_raw([5; 16]);
 
     fn file(body: &[u8]) -> Vec<u8> {
-        let rendition = rendition(body, Rung::Final);
-        [&encode_header(KEY, &rendition)[..], body].concat()
+        file_of(&rendition(body, Rung::Final), Form::Checksum)
+    }
+
+    fn file_of(rendition: &Rendition, form: Form) -> Vec<u8> {
+        [&encode_header(KEY, rendition, form)[..], &rendition.body].concat()
     }
 
     fn decoded(file: &[u8]) -> Result<Rendition, EntryError> {
@@ -263,13 +357,14 @@ mod tests {
                 wrote.spec.format = format;
                 wrote.generation = 0x0102_0304_0506_0708;
                 wrote.spec.shape = Shape::Padded { background: [1, 2, format as u8] };
-                let file = [&encode_header(KEY, &wrote)[..], &wrote.body].concat();
-                let read = decoded(&file).unwrap();
-                assert_eq!(read.body, wrote.body);
-                assert_eq!((read.spec, read.rung, read.digest), (wrote.spec, wrote.rung, wrote.digest));
-                assert_eq!((read.master, read.recipe), (wrote.master, wrote.recipe));
-                assert_eq!((read.created_unix_ms, read.generation), (wrote.created_unix_ms, wrote.generation));
-                assert_eq!(read.etag(), wrote.etag());
+                for form in Form::ALL {
+                    let read = decoded(&file_of(&wrote, form)).unwrap();
+                    assert_eq!(read.body, wrote.body);
+                    assert_eq!((read.spec, read.rung, read.digest), (wrote.spec, wrote.rung, wrote.digest));
+                    assert_eq!((read.master, read.recipe), (wrote.master, wrote.recipe));
+                    assert_eq!((read.created_unix_ms, read.generation), (wrote.created_unix_ms, wrote.generation));
+                    assert_eq!(read.etag(), wrote.etag());
+                }
             }
         }
     }
@@ -278,8 +373,7 @@ mod tests {
     fn a_format_in_which_it_is_smaller_comes_back_with_a_final_rung() {
         for (rung, known) in [(Rung::Final, Some(Format::Webp)), (Rung::Final, None), (Rung::Quick, None)] {
             let wrote = rendition(b"some body", rung).with_smaller(Some(Format::Webp).filter(|_| known.is_some()));
-            let file = [&encode_header(KEY, &wrote)[..], &wrote.body].concat();
-            let read = decoded(&file).unwrap();
+            let read = decoded(&file_of(&wrote, Form::Checksum)).unwrap();
             assert_eq!((read.rung, read.smaller_as), (rung, known));
         }
         assert_eq!(rendition(b"some body", Rung::Quick).with_smaller(Some(Format::Webp)).smaller_as, None);
@@ -290,13 +384,14 @@ mod tests {
         for score in [Some(Score::of(71.3)), None] {
             let making = Some(Making { encode_ms: 640, score });
             let wrote = rendition(b"some body", Rung::Final).with_making(making);
-            let read = decoded(&[&encode_header(KEY, &wrote)[..], &wrote.body].concat()).unwrap();
+            let read = decoded(&file_of(&wrote, Form::Checksum)).unwrap();
             assert_eq!(read.making, making);
         }
         // As it was written when the length had eight bytes.
-        let mut former = file(b"some body");
+        let as_now = file_of(&rendition(b"some body", Rung::Final), Form::Digest);
+        let mut former = as_now.clone();
         former[32..40].copy_from_slice(&9_u64.to_le_bytes());
-        assert_eq!(former, file(b"some body"));
+        assert_eq!(former, as_now);
         assert_eq!(decoded(&former).unwrap().making, None);
     }
 
@@ -310,12 +405,26 @@ mod tests {
 
     #[test]
     fn every_single_bit_counts() {
-        let file = file(b"a body of some bytes");
-        for bit in 0..file.len() * 8 {
-            let mut damaged = file.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(decoded(&damaged).is_err(), "bit {bit}");
+        for form in Form::ALL {
+            let file = file_of(&rendition(b"a body of some bytes", Rung::Final), form);
+            for bit in 0..file.len() * 8 {
+                let mut damaged = file.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert!(decoded(&damaged).is_err(), "{form:?}: bit {bit}");
+            }
         }
+    }
+
+    /// What a disk holds that a former version filled.
+    #[test]
+    fn an_entry_of_a_former_version_is_read() {
+        let wrote = rendition(b"some body", Rung::Final);
+        let mut former = file_of(&wrote, Form::Digest);
+        assert_eq!(former[8..12], 3_u32.to_le_bytes());
+        assert_eq!(former[136..168], *blake3::hash(&former[..136]).as_bytes());
+        assert_eq!(decoded(&former).unwrap().body, wrote.body);
+        former[8] = 4;
+        assert_eq!(decoded(&former).unwrap_err(), EntryError::Header, "a version is part of what is sealed");
     }
 
     #[test]
@@ -331,11 +440,19 @@ mod tests {
     fn a_sound_entry_of_another_key_or_version_is_refused() {
         let file = file(b"body");
         assert_eq!(decode(&file.clone().into(), RenditionKey::from_raw([6; 16])).unwrap_err(), EntryError::Key);
-        for version in [1, 2, 4] {
+        for version in [1, 2, 5] {
             let mut other = file.clone();
             other[8] = version;
             assert_eq!(decoded(&other).unwrap_err(), EntryError::Version(u32::from(version)));
         }
+    }
+
+    #[test]
+    fn what_other_machines_may_have_written_is_proven_by_its_digest() {
+        let of = |form| Bytes::from(file_of(&rendition(b"some body", Rung::Final), form));
+        assert!(decode_shared(&of(Form::Digest), KEY).is_ok());
+        assert_eq!(decode_shared(&of(Form::Checksum), KEY).unwrap_err(), EntryError::Version(4));
+        assert_eq!(decode_shared(&Bytes::new(), KEY).unwrap_err(), EntryError::Short(0));
     }
 
     proptest! {

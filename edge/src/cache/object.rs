@@ -40,7 +40,7 @@ pub use config::{ObjectConfig, ObjectError};
 
 use super::bindings::Binding;
 use super::disk::{PutOutcome, RENDITION_FILE_BYTES_MAX};
-use super::entry;
+use super::entry::{self, Form};
 use super::gate::{Gate, GateError, GateLimits, OnTimeout};
 use super::key::RenditionKey;
 use super::manifests::{KeptManifest, MANIFEST_BYTES_MAX};
@@ -154,7 +154,7 @@ impl ObjectTier {
 
     /// Reads and verifies; a fault of the object or the store is a miss.
     pub async fn get(&self, key: RenditionKey) -> Lookup<Rendition> {
-        let check = move |file: Bytes| entry::decode(&file, key).map_err(Unusable::from);
+        let check = move |file: Bytes| entry::decode_shared(&file, key).map_err(Unusable::from);
         self.read(self.rendition_path(key), RENDITION_FILE_BYTES_MAX, check).await
     }
 
@@ -164,7 +164,7 @@ impl ObjectTier {
             return PutOutcome::NotKept;
         }
         let path = self.rendition_path(key);
-        let header = Bytes::copy_from_slice(&entry::encode_header(key, &rendition));
+        let header = Bytes::copy_from_slice(&entry::encode_header(key, &rendition, Form::Digest));
         let parts = [header, rendition.body.clone()];
         let was_purged_since = rendition.generation > 0;
         let (store, created) = (Arc::clone(&self.store), rendition.created_unix_ms);
@@ -345,7 +345,7 @@ impl ObjectTier {
     }
 
     fn rendition_path(&self, key: RenditionKey) -> Path {
-        self.path("renditions", entry::VERSION, key.as_bytes(), "")
+        self.path("renditions", entry::SHARED_VERSION, key.as_bytes(), "")
     }
 
     fn master_path(&self, id: MasterId) -> Path {
