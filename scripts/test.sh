@@ -12,6 +12,7 @@ set -euo pipefail
 setup=$(dirname "$0")/../tests/setup
 deps=$(realpath -m "${BILDKANTE_DEPS:-$(dirname "$0")/../.deps}")
 export BILDKANTE_HTTPLINT="${BILDKANTE_HTTPLINT:-$deps/httplint/bin/python}"
+export BILDKANTE_PILLOW="${BILDKANTE_PILLOW:-$deps/pillow/bin/python}"
 export BILDKANTE_AXE="${BILDKANTE_AXE:-$deps/axe/node_modules/axe-core/axe.min.js}"
 export BILDKANTE_C2PA="${BILDKANTE_C2PA:-$deps/c2pa/bin/python}"
 export BILDKANTE_SITEMAP_SCHEMA="${BILDKANTE_SITEMAP_SCHEMA:-$deps/markup/node_modules/sitemap/schema/sitemap.xsd}"

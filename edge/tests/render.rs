@@ -1,5 +1,6 @@
 //! Renditions as others see them: sizes, colours, quality and marking, read back by decoders that are not ours.
 
+mod decoders;
 mod judges;
 mod pictures;
 // The numbers are those of a release.

@@ -19,6 +19,7 @@ judges=(
   strace=strace                     # makes system calls of the caches fail, and ends processes within them
   webpinfo=webp                     # reads WebP chunk by chunk
   dwebp=webp                        # decodes WebP with libwebp
+  djpeg=libjpeg-turbo-progs         # decodes JPEG with libjpeg-turbo
   node=nodejs                       # runs unpic, whose URLs must mean here what they mean elsewhere
   npm=npm                           # fetches it
   java=default-jre-headless         # runs the W3C's validator of HTML
@@ -35,6 +36,7 @@ axe=$("$here/axe.sh" "$deps") || { status=$?; missing+=$'\n'$axe; }
 nginx=$("$here/peer.sh" nginx "$deps" 2>&1 >/dev/null) || { status=$?; missing+=$'\n'"missing: nginx ($nginx)"; }
 varnish=$("$here/peer.sh" varnish "$deps" 2>&1 >/dev/null) || { status=$?; missing+=$'\n'"missing: varnish ($varnish)"; }
 httplint=$("$here/httplint.sh" "$deps") || { status=$?; missing+=$'\n'$httplint; }
+pillow=$("$here/pillow.sh" "$deps") || { status=$?; missing+=$'\n'$pillow; }
 c2pa=$("$here/c2pa.sh" "$deps") || { status=$?; missing+=$'\n'$c2pa; }
 [ "$status" -ne 0 ] || exit 0
 
