@@ -66,6 +66,10 @@ pub enum ExchangeError {
     Unanswered(hyper::Error),
     #[error("the answer broke off: {0}")]
     Broken(hyper::Error),
+    #[error("the connection was lost: {0}")]
+    Lost(std::io::Error),
+    #[error("what came is no whole answer: {0}")]
+    Malformed(&'static str),
     #[error("no complete answer within {0:?}")]
     TimedOut(Duration),
     #[error("the body is longer than {BODY_BYTES_MAX} bytes")]
@@ -80,7 +84,8 @@ impl ExchangeError {
             Self::Connect(..) => "connect",
             Self::Tls(..) | Self::NoTrust => "tls",
             Self::Unanswered(_) => "unanswered",
-            Self::Broken(_) => "broken off",
+            Self::Broken(_) | Self::Lost(_) => "broken off",
+            Self::Malformed(_) => "malformed",
             Self::TimedOut(_) => "timeout",
             Self::BodyTooLong => "body too long",
         }
@@ -97,6 +102,8 @@ impl ExchangeError {
 #[derive(Debug)]
 pub struct Requests {
     targets: Vec<Target>,
+    /// Of each target, the request as HTTP/1.1 has it.
+    heads: Vec<Box<[u8]>>,
     picker: Picker,
     headers: HeaderMap,
     spelling: Spelling,
@@ -115,6 +122,7 @@ impl Requests {
         Self {
             picker: Picker::new(settings.order, settings.targets.len(), settings.zipf_exponent),
             targets: settings.targets.clone(),
+            heads: settings.targets.iter().map(|target| head(target, &headers)).collect(),
             headers,
             spelling: settings.spelling,
             protocol: settings.protocol,
@@ -129,8 +137,17 @@ impl Requests {
         &self.targets
     }
 
-    fn target(&self, number: u64) -> &Target {
+    pub(crate) fn target(&self, number: u64) -> &Target {
         &self.targets[self.picker.pick(number)]
+    }
+
+    /// Request `number` as given, in the clear and over HTTP/1.1.
+    pub(crate) fn head(&self, number: u64) -> &[u8] {
+        &self.heads[self.picker.pick(number)]
+    }
+
+    pub(crate) const fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Request `number` to `target`.
@@ -152,6 +169,16 @@ impl Requests {
         };
         request
     }
+}
+
+fn head(target: &Target, headers: &HeaderMap) -> Box<[u8]> {
+    let path = target.uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut head = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n", target.server.authority).into_bytes();
+    for (name, value) in headers {
+        head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    head.extend(b"\r\n");
+    head.into()
 }
 
 /// The same URL in a spelling that was not asked before: with a tracking parameter, which edges drop.
@@ -296,7 +323,7 @@ impl Lines {
     }
 }
 
-async fn within<T>(
+pub(crate) async fn within<T>(
     timeout: Duration,
     work: impl Future<Output = Result<T, ExchangeError>>,
 ) -> Result<T, ExchangeError> {

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::client::{Exchange, ExchangeError, Lines, Requests};
+use crate::lean::LeanLine;
 use crate::report::{Phase, Run, Tally};
 use crate::schedule::{Pacer, Schedule};
 
@@ -29,6 +30,15 @@ pub enum OnLoss {
     Move,
 }
 
+/// What sends the requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// hyper: any protocol, any number of streams, and losses may move on.
+    Full,
+    /// As little as floods need: HTTP/1.1 in the clear, one request at a time on a connection.
+    Lean,
+}
+
 /// See the module's documentation.
 #[derive(Debug, Clone)]
 pub struct Drive {
@@ -43,6 +53,7 @@ pub struct Drive {
     /// How long a request may wait for a free connection before it is given up; for ever by default.
     pub patience: Option<Duration>,
     pub on_loss: OnLoss,
+    pub client: Client,
     /// Number of the first request: two drives over one list need not ask the same.
     pub first: u64,
 }
@@ -61,6 +72,7 @@ impl Drive {
             streams: 1,
             patience: None,
             on_loss: OnLoss::Count,
+            client: Client::Full,
             first: 0,
         }
     }
@@ -70,16 +82,14 @@ impl Drive {
     /// # Errors
     /// When a connection cannot be opened before the start, or a sender's task fails.
     pub async fn run(&self) -> anyhow::Result<Phase> {
-        let lines = self.open_lines().await?;
+        let lines = self.open_senders().await?;
         let tally = Arc::new(Mutex::new(Tally::new()?));
         let start = Instant::now() + HEAD_START;
         let schedule = Schedule::new(start, self.rate_per_s, self.duration);
         let pacer = Arc::new(Pacer::start(schedule)?);
         let mut senders = JoinSet::new();
         for line in lines {
-            for _ in 0..self.streams {
-                senders.spawn(send(self.clone(), Arc::clone(&line), Arc::clone(&pacer), Arc::clone(&tally)));
-            }
+            senders.spawn(send(self.clone(), line, Arc::clone(&pacer), Arc::clone(&tally)));
         }
         while let Some(sender) = senders.join_next().await {
             sender.context("a sender failed")??;
@@ -112,6 +122,24 @@ impl Drive {
         told.await.context("the probe panicked")?
     }
 
+    /// One for each sender.
+    async fn open_senders(&self) -> anyhow::Result<Vec<Sender>> {
+        let mut senders = Vec::with_capacity(self.connections as usize);
+        match self.client {
+            Client::Full => {
+                for line in self.open_lines().await? {
+                    senders.extend((0..self.streams).map(|_| Sender::Full(Arc::clone(&line))));
+                }
+            }
+            Client::Lean => {
+                for number in 0..self.connections {
+                    senders.push(Sender::Lean(LeanLine::open(&self.requests, u64::from(number)).await?));
+                }
+            }
+        }
+        Ok(senders)
+    }
+
     async fn open_lines(&self) -> anyhow::Result<Vec<Arc<Lines>>> {
         let mut lines = Vec::with_capacity(self.connections as usize);
         for number in 0..self.connections {
@@ -127,7 +155,23 @@ impl Drive {
     }
 }
 
-async fn send(drive: Drive, line: Arc<Lines>, pacer: Arc<Pacer>, tally: Arc<Mutex<Tally>>) -> anyhow::Result<()> {
+/// A way to the server, taken by one request at a time.
+enum Sender {
+    Full(Arc<Lines>),
+    Lean(LeanLine),
+}
+
+impl Sender {
+    async fn exchange(&mut self, drive: &Drive, number: u64) -> Result<Exchange, ExchangeError> {
+        match (self, drive.on_loss) {
+            (Self::Full(lines), OnLoss::Count) => lines.exchange(&drive.requests, number, |_| {}).await,
+            (Self::Full(lines), OnLoss::Move) => lines.exchange_or_move(&drive.requests, number).await,
+            (Self::Lean(line), _) => line.exchange(&drive.requests, number).await,
+        }
+    }
+}
+
+async fn send(drive: Drive, mut sender: Sender, pacer: Arc<Pacer>, tally: Arc<Mutex<Tally>>) -> anyhow::Result<()> {
     while let Some((index, due)) = pacer.next().await {
         if let Some(patience) = drive.patience
             && due.elapsed() > patience
@@ -137,10 +181,7 @@ async fn send(drive: Drive, line: Arc<Lines>, pacer: Arc<Pacer>, tally: Arc<Mute
             continue;
         }
         let number = drive.first + index;
-        let result = match drive.on_loss {
-            OnLoss::Count => line.exchange(&drive.requests, number, |_| {}).await,
-            OnLoss::Move => line.exchange_or_move(&drive.requests, number).await,
-        };
+        let result = sender.exchange(&drive, number).await;
         record(&tally, due, &result)?;
     }
     Ok(())

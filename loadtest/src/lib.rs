@@ -21,6 +21,7 @@ pub mod client;
 pub mod drive;
 pub mod fetch;
 pub mod fleet;
+pub mod lean;
 pub mod node;
 pub mod outcome;
 pub mod pick;

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use crate::budget::{Bound, Budget, Verdict};
-use crate::drive::Drive;
+use crate::drive::{Client, Drive};
 use crate::fleet::{Edge, FleetSpec};
 use crate::plan::{FleetPlan, RATE_PER_S_MAX};
 use crate::process;
@@ -102,7 +102,7 @@ impl Meter {
 fn flood(stage: &Stage, plan: &FleetPlan, name: &str, rate_per_s: u32, factor: u32) -> Drive {
     let drive = stage.hits(name, plan.duration);
     let connections = drive.connections.saturating_mul(factor);
-    Drive { rate_per_s, connections, patience: Some(PATIENCE), ..drive }
+    Drive { rate_per_s, connections, patience: Some(PATIENCE), client: Client::Lean, ..drive }
 }
 
 fn goodput(phase: &Phase) -> f64 {
