@@ -8,7 +8,8 @@
 //! - within an urgency those who have jobs waiting take turns (start-time fair queueing, Goyal, Vin and Cheng 1996), and when
 //!   all places are taken, the one with the longest backlog loses its last: no owner fills the pool for the others;
 //! - a panic fails its job and nothing else;
-//! - after [`RenderPool::close`] nothing starts; what runs is finished.
+//! - after [`RenderPool::close`] nothing starts; what runs is finished;
+//! - jobs that no reader waits for never have all threads where there are several (see `queue`).
 //!
 //! Less urgent jobs can wait for as long as more urgent ones keep all threads busy: urgency is strict on purpose.
 //!
@@ -109,7 +110,7 @@ impl RenderPool {
         metrics.pending_jobs_limit.set(i64::try_from(limit.jobs()).unwrap_or(i64::MAX));
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
-                queue: Queue::default(),
+                queue: Queue::new(threads),
                 is_closed: false,
                 limit,
                 delay: Delay::new(delay_target, Instant::now()),
@@ -314,10 +315,12 @@ impl Shared {
     /// The life of a thread.
     fn work(&self) {
         self.stand_back();
-        while let Some(job) = self.next() {
+        let mut ended = None;
+        while let Some((urgency, job)) = self.next(ended) {
             self.metrics.running_jobs.inc();
             job.run(&self.metrics);
             self.metrics.running_jobs.dec();
+            ended = Some(urgency);
         }
         self.alive.send_modify(|alive| *alive -= 1);
     }
@@ -336,16 +339,20 @@ impl Shared {
         }
     }
 
-    /// Waits for the next wanted job; `None` once closed.
-    fn next(&self) -> Option<Box<dyn Job>> {
+    /// Waits for the next wanted job, after one of the urgency `ended` on this thread; `None` once closed.
+    fn next(&self, ended: Option<Urgency>) -> Option<(Urgency, Box<dyn Job>)> {
         let mut state = self.state.lock();
+        if let Some(urgency) = ended {
+            state.queue.end(urgency);
+        }
         loop {
             if state.is_closed {
                 return None;
             }
-            while let Some((urgency, job)) = state.queue.pop_first() {
+            while let Some((urgency, job)) = state.queue.pop_next() {
                 self.note_pending(&state);
                 if job.is_wanted() {
+                    state.queue.begin(urgency);
                     // No reader waits for the least urgent jobs: how long they wait says nothing.
                     if urgency != Urgency::LEAST {
                         let (waiting, waited, now) = (state.queue.len(), job.waited(), Instant::now());
@@ -354,7 +361,11 @@ impl Shared {
                         let limit = i64::try_from(state.limit.jobs()).unwrap_or(i64::MAX);
                         self.metrics.pending_jobs_limit.set(limit);
                     }
-                    return Some(job);
+                    // The job that ended may have kept back another than this one, of which no thread was told.
+                    if state.queue.has_next() {
+                        self.wake.notify_one();
+                    }
+                    return Some((urgency, job));
                 }
                 self.metrics.skipped_jobs.inc();
             }

@@ -22,11 +22,15 @@ struct Plug {
 }
 
 async fn plug(pool: &Arc<RenderPool>) -> Plug {
+    plug_at(pool, Urgency::MOST).await
+}
+
+async fn plug_at(pool: &Arc<RenderPool>, urgency: Urgency) -> Plug {
     let (release, held) = mpsc::channel();
     let (started, has_started) = oneshot::channel();
     let pool = Arc::clone(pool);
     let done = tokio::spawn(async move {
-        pool.run(Urgency::MOST, move || {
+        pool.run(urgency, move || {
             let _ = started.send(());
             let _ = held.recv();
         })
@@ -237,4 +241,103 @@ async fn one_network_leaves_places_and_turns_to_the_others() {
     let last = order.lock().iter().rposition(|owner| *owner != "greedy").unwrap();
     assert!(last < 8, "they take turns: {last}");
     assert_eq!(pool.shared.state.lock().queue.owners(), 0, "who has nothing waiting is not remembered");
+}
+
+/// A thread that a busy machine holds up for a second is no wait to it.
+fn patient_pool(threads: usize, pending_jobs_max: usize) -> Arc<RenderPool> {
+    let metrics = RenderMetrics::new(&Registry::new()).expect("an empty registry");
+    let config = RenderConfig { threads, pending_jobs_max, queue_delay_target_ms: 600_000, ..RenderConfig::default() };
+    Arc::new(RenderPool::start(&config, metrics).expect("threads"))
+}
+
+/// Longer than any machine takes for jobs that do nothing: a job that is forgotten fails its test.
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(120), work).await.expect("the job runs")
+}
+
+/// A thread counts its job as ended behind the reply.
+async fn until_running(pool: &RenderPool, jobs: usize) {
+    let settled = async {
+        while pool.running() != jobs {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    in_time(settled).await;
+}
+
+#[tokio::test]
+async fn a_reader_has_a_thread_at_once_beside_jobs_that_no_reader_waits_for() {
+    for threads in [2, 3, 5] {
+        let pool = patient_pool(threads, 8);
+        let mut long = Vec::new();
+        for _ in 1..threads {
+            long.push(in_time(plug_at(&pool, Urgency::LEAST)).await);
+        }
+        let (one_more, another) = (enqueue(&pool, Urgency::LEAST, || ()), enqueue(&pool, Urgency::LEAST, || ()));
+        let kept_back = [one_more.await, another.await];
+        for urgency in [Urgency::MOST, Urgency::LAST_OF_READERS] {
+            assert_eq!(in_time(pool.run(urgency, || 1)).await, Ok(1), "{threads} threads");
+        }
+        until_running(&pool, threads - 1).await;
+        assert_eq!(pool.pending(), 2, "{threads} threads");
+        assert_eq!((pool.load(), pool.puts_off_finals()), (Load::Light, false));
+        // The kept thread is the reader's while the others' jobs end, and what waited has their threads.
+        let reader = in_time(plug(&pool)).await;
+        for plug in long {
+            plug.release.send(()).expect("the plug listens");
+            assert_eq!(in_time(plug.done).await.expect("no panic"), Ok(()));
+        }
+        for job in kept_back {
+            assert_eq!(in_time(job).await.expect("no panic"), Ok(()));
+        }
+        reader.release.send(()).expect("the plug listens");
+        assert_eq!(in_time(reader.done).await.expect("no panic"), Ok(()));
+        assert_eq!(pool.shared.metrics.pending_jobs.get(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_single_thread_is_not_kept_for_readers() {
+    let pool = pool(1, 8);
+    let plug = in_time(plug_at(&pool, Urgency::LEAST)).await;
+    let behind = enqueue(&pool, Urgency::LEAST, || ()).await;
+    let reader = enqueue(&pool, Urgency::MOST, || ()).await;
+    assert_eq!((pool.pending(), pool.running()), (2, 1));
+    plug.release.send(()).expect("the plug listens");
+    for job in [reader, behind] {
+        assert_eq!(in_time(job).await.expect("no panic"), Ok(()));
+    }
+}
+
+/// Hundreds of jobs of both kinds from several threads: each runs, and never more of the least urgent than may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn none_is_lost_when_more_wait_than_may_run() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    const THREADS: usize = 3;
+    let pool = patient_pool(THREADS, 1_000);
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut jobs = tokio::task::JoinSet::new();
+    for number in 0..600_u32 {
+        let (pool, running, most) = (Arc::clone(&pool), Arc::clone(&running), Arc::clone(&most));
+        jobs.spawn(async move {
+            if number % 3 == 0 {
+                return pool.run(urgency(3), move || number).await;
+            }
+            let job = move || {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::yield_now();
+                running.fetch_sub(1, Ordering::SeqCst);
+                number
+            };
+            pool.run(Urgency::LEAST, job).await
+        });
+    }
+    let mut sum = 0;
+    while let Some(done) = in_time(jobs.join_next()).await {
+        sum += u64::from(done.expect("no panic").expect("it ran"));
+    }
+    assert_eq!(sum, 600 * 599 / 2);
+    assert!(most.load(Ordering::SeqCst) < THREADS, "{most:?}");
+    until_running(&pool, 0).await;
+    assert_eq!(pool.pending(), 0);
 }
