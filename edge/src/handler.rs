@@ -241,7 +241,10 @@ impl Handler {
         if let Some(smaller) = at_hand.as_ref().and_then(|filled| smaller::wanted(&exchange, &resolved, &want, filled))
         {
             at_hand = self.at_hand(&smaller);
-            want = smaller;
+            // Else the miss finds the larger one first, and shows it where the smaller one cannot be had.
+            if at_hand.is_some() {
+                want = smaller;
+            }
         }
         match at_hand {
             Some(filled) => self.found(&exchange, &catalog, &resolved, &want, &filled, Collapse::Led).await,

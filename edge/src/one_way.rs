@@ -246,6 +246,9 @@ proptest! {
         prop_assert_eq!((warmed.recipe_id(), warmed.finish.digest()), (want.recipe_id(), want.finish.digest()), "{}", url);
         prop_assert!(by_client || warmed.spec == want.spec, "{}: {} {}", url, warmed.spec, want.spec);
 
+        // The least urgency is the edge's own, whatever a client asks for.
+        prop_assert!(want.urgency <= Urgency::LAST_OF_READERS, "{:?}", headers);
+
         // A purge finds it.
         prop_assert!(covers(&purge.expect("an image").keys, want), "{}", url);
         let name = url.split_once("/i/").expect("an image").1;
@@ -305,4 +308,17 @@ fn a_plan_warms_what_readers_ask_for() {
             assert!(reader.is_ok(), "{url}");
         }
     }
+}
+
+/// Readers yield to readers only: what is least urgent has no reader, and does without the thread that is kept for them.
+#[test]
+fn no_reader_is_as_little_urgent_as_the_edges_own_work() {
+    let urgencies = ["u=5", "u=6", "u=7"].map(|asked| {
+        let headers = HeaderMap::from_iter([(HeaderName::from_static("priority"), HeaderValue::from_static(asked))]);
+        let uri = Uri::from_static("/i/autumn/hero");
+        let trace = read(&uri, &headers, &WORLD.signing);
+        trace.outcome.expect("an image").want.urgency.get()
+    });
+    assert_eq!(urgencies, [5, 6, 6]);
+    assert_eq!(warm::want(&WORLD.catalog, "/i/autumn/hero").map(|want| want.urgency), Ok(Urgency::LEAST));
 }

@@ -1,8 +1,8 @@
 //! What a reader gets while the picture is not there: how long to wait for it, and what to show instead.
 //!
 //! Invariants: looking for a stand-in has a deadline of its own and never waits for a node; a stand-in never carries
-//! the freshness of what it stands for; each passes the gate as the picture itself would; the picture itself goes on being made
-//! behind, unless it is withheld.
+//! the freshness of what it stands for; each passes the gate as the picture itself would; none is an AVIF that is known to be larger
+//! than the WebP, where that is at hand; the picture itself goes on being made behind, unless it is withheld.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +38,19 @@ pub struct Missing<'a> {
     /// Who pays for what has to be rendered.
     pub payer: &'a Payer,
     pub then: Stopgap,
+}
+
+impl Missing<'_> {
+    /// The format in which a file that was found is smaller, where this client may have that.
+    fn smaller(&self, found: &Rendition) -> Option<Format> {
+        let Resolved { format, slot, .. } = self.resolved;
+        format::instead_of_larger(found.smaller_as, self.accept, *format, slot.formats)
+    }
+
+    /// What was found, or what `look` has in the format in which it is smaller. Nothing is made for that, nor waited for.
+    fn smallest(&self, found: Arc<Rendition>, look: impl FnOnce(Format) -> Option<Arc<Rendition>>) -> Arc<Rendition> {
+        self.smaller(&found).and_then(look).unwrap_or(found)
+    }
 }
 
 /// Something else to show, and what it is.
@@ -140,6 +153,8 @@ impl StandIns {
                 ticket.landed_within(left(deadline)).await.ok()?.ok()?.rendition
             }
         };
+        let same = |format| self.fill.previous_as(missing.want, &previous, format);
+        let rendition = missing.smallest(rendition, same);
         // It may have been killed while it was waited for.
         Some((rendition, self.fill.clear_previous(missing.want, &previous).ok()?))
     }
@@ -153,7 +168,14 @@ impl StandIns {
             Some(rendition) => rendition,
             None => tokio::time::timeout(left(deadline), self.fill.find_any(missing.want, &specs)).await.ok()??,
         };
-        self.cleared(missing.want, rendition)
+        self.cleared_smallest(missing, missing.want, rendition)
+    }
+
+    /// What was found of `want`, or the smaller file of the same cut.
+    fn cleared_smallest(&self, missing: Missing<'_>, want: &Want, found: Arc<Rendition>) -> Option<Shown> {
+        let spec = found.spec;
+        let same = |format| self.fill.cut_at_hand(want, &RenditionSpec { format, ..spec });
+        self.cleared(want, missing.smallest(found, same))
     }
 
     fn cleared(&self, want: &Want, rendition: Arc<Rendition>) -> Option<Shown> {
@@ -177,7 +199,7 @@ impl StandIns {
         }
         gate.clear(&instead, None).ok()?;
         match self.fill.peek(&instead) {
-            Peek::Fresh(rendition) => return self.cleared(&instead, rendition),
+            Peek::Fresh(rendition) => return self.cleared_smallest(missing, &instead, rendition),
             Peek::Stale(rendition, _) => {
                 self.fill.refresh(&rendition, &instead);
                 return self.cleared(&instead, rendition);
@@ -190,7 +212,7 @@ impl StandIns {
             return None;
         }
         let filled = ticket.landed_within(left(deadline)).await.ok()?.ok()?;
-        self.cleared(&instead, filled.rendition)
+        self.cleared_smallest(missing, &instead, filled.rendition)
     }
 }
 

@@ -19,5 +19,9 @@ trap 'rm -rf "$work"' EXIT
 "$bench" speed
 "$bench" sizes "$work/pictures"
 "$bench" table "$work/pictures"
+# Pictures of others, which the encoders' bench fetches.
+corpus=$deps/encoders-corpus
+"$venv/bin/python" "$here/render/corpus.py" "$corpus" "$here/../../gpu-node/models/studio-tiny/samples.png"
+"$bench" rungs "$corpus/judging"
 "$venv/bin/python" "$here/watermark/peer.py" "$work/pictures" "$bench" "$work/peer"
 "$bench" trials "$work/pictures" "$trials"

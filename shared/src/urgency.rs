@@ -10,7 +10,10 @@ pub struct Urgency(u8);
 impl Urgency {
     pub const MOST: Self = Self(0);
     pub const DEFAULT: Self = Self(3);
+    /// What no reader waits for.
     pub const LEAST: Self = Self(7);
+    /// As far as a reader who waits may yield.
+    pub const LAST_OF_READERS: Self = Self(6);
 
     /// `None` above 7.
     #[must_use]

@@ -4,6 +4,7 @@
 //! watermark_bench table FOLDER [EVERY]       what is found after each attack, and what marking costs; FOLDER has two folders
 //! watermark_bench trials FOLDER TRIALS       false detections in unmarked pictures by keys drawn at random
 //! watermark_bench sizes FOLDER               from which size a mark is found
+//! watermark_bench rungs FOLDER [EVERY]       which rungs' files of its pictures keep the mark, scaled to 640 px
 //! watermark_bench speed                      milliseconds a megapixel
 //! watermark_bench attack FROM ORIGINALS TO   applies each attack to the pictures of another program
 //! ```
@@ -14,6 +15,7 @@
 mod judges;
 
 mod attacks;
+mod rungs;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,6 +37,8 @@ fn main() -> anyhow::Result<()> {
         ["table", folder, every] => table(Path::new(folder), every.parse()?),
         ["trials", folder, count] => false_detections(Path::new(folder), count.parse()?),
         ["sizes", folder] => sizes(Path::new(folder)),
+        ["rungs", folder] => rungs::rungs(Path::new(folder), 1),
+        ["rungs", folder, every] => rungs::rungs(Path::new(folder), every.parse()?),
         ["speed"] => speed(),
         ["attack", from, originals, to] => attack(Path::new(from), Path::new(originals), Path::new(to)),
         _ => bail!("see the head of the source for the commands"),

@@ -1,6 +1,6 @@
 //! The master of a recipe: known by its binding, made by the origin, or fetched, and verified in any case.
 //!
-//! Invariants: one generation per recipe and urgency at a time, and one fetch per master; pixels are compared with the
+//! Invariants: one generation per recipe and urgency at a time, and one fetch per master and urgency; pixels are compared with the
 //! master's id before they are used; a recipe that the origin refused is not asked for again at request rate; a binding is
 //! judged by the purges in force after it was made.
 
@@ -42,7 +42,8 @@ pub(super) struct Mastering {
     /// By urgency too: a reader who wants a picture that is being warmed asks at the reader's own urgency. The node, which
     /// draws it once, then draws it at that urgency.
     pub(super) generations: Flights<(RecipeId, Urgency), Result<Bound, FillError>>,
-    pub(super) fetches: Flights<MasterId, Result<Decoded, FillError>>,
+    /// By urgency as well: a reader does not wait for a decoding that waits behind all readers.
+    pub(super) fetches: Flights<(MasterId, Urgency), Result<Decoded, FillError>>,
     /// Recipes that the origin refused a moment ago.
     pub(super) refused: Cache<RecipeId, FillError>,
 }
@@ -242,7 +243,7 @@ impl Mastering {
         Ok((self.master(want, again.binding.master, precedence).await?, again.binding))
     }
 
-    /// A master for all renditions that are cut from it at the same time. The first of them answers for its decoding.
+    /// A master for all renditions that are cut from it at the same time and urgency. The first of them answers for its decoding.
     pub(super) async fn master(
         self: &Arc<Self>,
         want: &Want,
@@ -254,7 +255,7 @@ impl Mastering {
             let (masters, want) = (Arc::clone(&masters), want.clone());
             async move { masters.fetch(&want, id, precedence).await }
         };
-        let ticket = self.fetches.fly_handing_over(id, fetch)?;
+        let ticket = self.fetches.fly_handing_over((id, precedence.urgency), fetch)?;
         let role = ticket.role();
         let decoded = ticket.landed().await??;
         Ok(if role == FlightRole::Leader { decoded } else { Decoded { cpu: Duration::ZERO, ..decoded } })

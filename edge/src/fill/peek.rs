@@ -17,7 +17,7 @@ use crate::campaign::Tags;
 use crate::governance::{Cleared, Subject, Verdict, Withheld};
 use crate::origin::IMPORT_MAKER;
 use crate::render::RenditionSpec;
-use crate::words::Outcome;
+use crate::words::{Format, Outcome};
 
 /// What the hit path finds.
 #[derive(Debug, Clone)]
@@ -150,6 +150,26 @@ impl Fill {
         let cut = previous.cut(want);
         let rendition = self.caches.memory.get(cut.key())?;
         (self.verdict(cut, &rendition) != Verdict::Gone).then_some(rendition)
+    }
+
+    /// That picture as the same file in another format, if it can be had without a wait.
+    #[must_use]
+    pub fn previous_as(&self, want: &Want, previous: &PreviousPicture, format: Format) -> Option<Arc<Rendition>> {
+        let spec = RenditionSpec { format, ..want.spec };
+        let cut = Cut { spec: &spec, ..previous.cut(want) };
+        let is_shown = |found: &Rendition| self.verdict(cut, found) != Verdict::Gone;
+        let (_, rendition) = self.caches.at_hand(cut.key(), is_shown)?;
+        is_shown(&rendition).then_some(rendition)
+    }
+
+    /// Another cut of the picture, if it is valid and can be had without a wait.
+    #[must_use]
+    pub fn cut_at_hand(&self, want: &Want, spec: &RenditionSpec) -> Option<Arc<Rendition>> {
+        let binding = self.masters.binding(want)?;
+        let cut = Cut { spec, ..Cut::of(want, &binding) };
+        let is_valid = |found: &Rendition| self.verdict(cut, found) == Verdict::Valid;
+        let (_, rendition) = self.caches.at_hand(cut.key(), is_valid)?;
+        is_valid(&rendition).then_some(rendition)
     }
 
     /// Whether each of `specs` is in memory, and known to be larger than the same picture in another format.

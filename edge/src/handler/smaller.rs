@@ -14,12 +14,9 @@ use crate::resolve::{Resolved, Want, format};
 
 /// What is wanted in place of what was found; `None` where it is right.
 pub(super) fn wanted(exchange: &Exchange<'_>, resolved: &Resolved, want: &Want, filled: &Filled) -> Option<Want> {
-    let format = filled.rendition.smaller_as.filter(|_| filled.stale_for.is_none())?;
-    if !resolved.format.is_negotiable() {
-        return None;
-    }
+    let smaller = filled.rendition.smaller_as.filter(|_| filled.stale_for.is_none())?;
     let accept = list(exchange.headers, &ACCEPT);
-    let shown = format::acceptable(accept.as_deref(), resolved.slot.formats);
+    let format = format::instead_of_larger(Some(smaller), accept.as_deref(), resolved.format, resolved.slot.formats)?;
     let spec = RenditionSpec { format, ..want.spec };
-    shown.contains(format).then(|| Want { spec, ..want.clone() })
+    Some(Want { spec, ..want.clone() })
 }

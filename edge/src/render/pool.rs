@@ -8,7 +8,8 @@
 //! - within an urgency those who have jobs waiting take turns (start-time fair queueing, Goyal, Vin and Cheng 1996), and when
 //!   all places are taken, the one with the longest backlog loses its last: no owner fills the pool for the others;
 //! - a panic fails its job and nothing else;
-//! - after [`RenderPool::close`] nothing starts; what runs is finished.
+//! - after [`RenderPool::close`] nothing starts; what runs is finished;
+//! - jobs that no reader waits for never have all threads where there are several (see `queue`).
 //!
 //! Less urgent jobs can wait for as long as more urgent ones keep all threads busy: urgency is strict on purpose.
 //!
@@ -16,9 +17,9 @@
 //! a thread's own), and how many jobs may wait adapts to how long they do (see `limit`). Before any is refused the pool says that
 //! it is behind, and its callers ask for less (see `load`).
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod job;
+mod queue;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,11 +31,11 @@ use thread_priority::{
 };
 use tokio::sync::{oneshot, watch};
 
+use self::job::{Job, Task, thread_cpu};
+use self::queue::{Queue, Turn};
 use super::limit::QueueLimit;
 use super::load::{Delay, Load};
-use super::{
-    Costs, Encoded, RenderConfig, RenderError, RenderJob, RenderMetrics, RenderScheduling, panic_text, render,
-};
+use super::{Costs, Encoded, RenderConfig, RenderError, RenderJob, RenderMetrics, RenderScheduling, render};
 use crate::budget::Network;
 
 /// Encoders recurse through block partitions with large frames: more than the usual 2 MiB, to be safe.
@@ -108,7 +109,12 @@ impl RenderPool {
         let limit = QueueLimit::new(threads, config.pending_jobs_max, delay_target);
         metrics.pending_jobs_limit.set(i64::try_from(limit.jobs()).unwrap_or(i64::MAX));
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::new(limit, Delay::new(delay_target, Instant::now()))),
+            state: Mutex::new(State {
+                queue: Queue::new(threads),
+                is_closed: false,
+                limit,
+                delay: Delay::new(delay_target, Instant::now()),
+            }),
             wake: Condvar::new(),
             scheduling: config.scheduling,
             nice: config.nice,
@@ -196,7 +202,7 @@ impl RenderPool {
     /// Jobs waiting for a thread. A job whose caller is gone counts until a thread meets it.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.shared.state.lock().waiting.len()
+        self.shared.state.lock().queue.len()
     }
 
     /// Jobs on a thread.
@@ -237,117 +243,22 @@ struct Shared {
 }
 
 struct State {
-    waiting: BTreeMap<Turn, Waiting>,
-    backlogs: HashMap<(Urgency, Network), Backlog>,
-    /// The round of the job that was started last, by urgency.
-    rounds: [u64; Urgency::LEAST.get() as usize + 1],
-    arrivals: u64,
+    queue: Queue,
     is_closed: bool,
     limit: QueueLimit,
     delay: Delay,
 }
 
-/// When a job is started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Turn {
-    urgency: Urgency,
-    /// Each owner has one job in a round.
-    round: u64,
-    arrival: u64,
-}
-
-struct Waiting {
-    owner: Option<Network>,
-    job: Box<dyn Job>,
-}
-
-/// What one owner has waiting at one urgency.
-#[derive(Debug)]
-struct Backlog {
-    jobs: usize,
-    last_round: u64,
-}
-
 impl State {
-    fn new(limit: QueueLimit, delay: Delay) -> Self {
-        Self {
-            waiting: BTreeMap::new(),
-            backlogs: HashMap::new(),
-            rounds: Default::default(),
-            arrivals: 0,
-            is_closed: false,
-            limit,
-            delay,
-        }
-    }
-
     /// By what jobs have waited of late, and by the next one a reader waits for, which may have waited for longer.
     fn load(&self, now: Instant) -> Load {
-        let next = self.waiting.first_key_value().filter(|(turn, _)| turn.urgency != Urgency::LEAST);
-        self.delay.load(next.map_or(Duration::ZERO, |(_, next)| next.job.waited()), now)
-    }
-
-    /// The turn of a job that comes now.
-    fn turn(&mut self, Precedence { urgency, owner }: Precedence) -> Turn {
-        let now = self.rounds[usize::from(urgency.get())];
-        let backlog = owner.and_then(|owner| self.backlogs.get(&(urgency, owner)));
-        let round = backlog.map_or(now, |backlog| now.max(backlog.last_round + 1));
-        self.arrivals += 1;
-        Turn { urgency, round, arrival: self.arrivals }
-    }
-
-    fn insert(&mut self, turn: Turn, waiting: Waiting) {
-        if let Some(owner) = waiting.owner {
-            let none = Backlog { jobs: 0, last_round: turn.round };
-            let backlog = self.backlogs.entry((turn.urgency, owner)).or_insert(none);
-            backlog.jobs += 1;
-            backlog.last_round = turn.round;
-        }
-        self.waiting.insert(turn, waiting);
-    }
-
-    fn pop_first(&mut self) -> Option<(Urgency, Box<dyn Job>)> {
-        let (turn, waiting) = self.waiting.pop_first()?;
-        self.rounds[usize::from(turn.urgency.get())] = turn.round;
-        left(&mut self.backlogs, turn.urgency, &waiting);
-        Some((turn.urgency, waiting.job))
-    }
-
-    /// The job whose turn is last, if it is behind `turn`.
-    fn pop_behind(&mut self, turn: Turn) -> Option<Box<dyn Job>> {
-        let last = self.waiting.last_entry().filter(|last| *last.key() > turn)?;
-        let (turn, waiting) = last.remove_entry();
-        left(&mut self.backlogs, turn.urgency, &waiting);
-        Some(waiting.job)
-    }
-
-    /// Forgets jobs whose callers are gone; how many there were.
-    fn skip_unwanted(&mut self) -> usize {
-        let (before, backlogs) = (self.waiting.len(), &mut self.backlogs);
-        self.waiting.retain(|turn, waiting| {
-            let is_wanted = waiting.job.is_wanted();
-            if !is_wanted {
-                left(backlogs, turn.urgency, waiting);
-            }
-            is_wanted
-        });
-        before - self.waiting.len()
-    }
-}
-
-/// A job waits no more.
-fn left(backlogs: &mut HashMap<(Urgency, Network), Backlog>, urgency: Urgency, waiting: &Waiting) {
-    let Some(owner) = waiting.owner else { return };
-    let Entry::Occupied(mut backlog) = backlogs.entry((urgency, owner)) else { return };
-    backlog.get_mut().jobs -= 1;
-    if backlog.get().jobs == 0 {
-        backlog.remove();
+        self.delay.load(self.queue.reader_waited().unwrap_or_default(), now)
     }
 }
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("waiting", &self.waiting.len()).field("is_closed", &self.is_closed).finish()
+        f.debug_struct("State").field("waiting", &self.queue.len()).field("is_closed", &self.is_closed).finish()
     }
 }
 
@@ -357,11 +268,11 @@ impl Shared {
         if state.is_closed {
             return Err(self.rejected(PoolError::Closed));
         }
-        let turn = state.turn(precedence);
-        if state.waiting.len() >= state.limit.jobs() {
+        let turn = state.queue.turn(precedence);
+        if state.queue.len() >= state.limit.jobs() {
             self.make_room(&mut state, turn)?;
         }
-        state.insert(turn, Waiting { owner: precedence.owner, job });
+        state.queue.insert(turn, precedence.owner, job);
         self.note_pending(&state);
         drop(state);
         self.wake.notify_one();
@@ -370,11 +281,11 @@ impl Shared {
 
     /// Frees a place: from callers that are gone, else from a job whose turn is later.
     fn make_room(&self, state: &mut State, turn: Turn) -> Result<(), PoolError> {
-        self.metrics.skipped_jobs.inc_by(state.skip_unwanted() as u64);
-        if state.waiting.len() < state.limit.jobs() {
+        self.metrics.skipped_jobs.inc_by(state.queue.skip_unwanted() as u64);
+        if state.queue.len() < state.limit.jobs() {
             return Ok(());
         }
-        match state.pop_behind(turn) {
+        match state.queue.pop_behind(turn) {
             Some(job) => {
                 job.refuse(self.rejected(PoolError::Full));
                 Ok(())
@@ -392,7 +303,7 @@ impl Shared {
     }
 
     fn note_pending(&self, state: &State) {
-        self.metrics.pending_jobs.set(i64::try_from(state.waiting.len()).unwrap_or(i64::MAX));
+        self.metrics.pending_jobs.set(i64::try_from(state.queue.len()).unwrap_or(i64::MAX));
     }
 
     fn note_load(&self, state: &State) -> Load {
@@ -404,10 +315,12 @@ impl Shared {
     /// The life of a thread.
     fn work(&self) {
         self.stand_back();
-        while let Some(job) = self.next() {
+        let mut ended = None;
+        while let Some((urgency, job)) = self.next(ended) {
             self.metrics.running_jobs.inc();
             job.run(&self.metrics);
             self.metrics.running_jobs.dec();
+            ended = Some(urgency);
         }
         self.alive.send_modify(|alive| *alive -= 1);
     }
@@ -426,25 +339,33 @@ impl Shared {
         }
     }
 
-    /// Waits for the next wanted job; `None` once closed.
-    fn next(&self) -> Option<Box<dyn Job>> {
+    /// Waits for the next wanted job, after one of the urgency `ended` on this thread; `None` once closed.
+    fn next(&self, ended: Option<Urgency>) -> Option<(Urgency, Box<dyn Job>)> {
         let mut state = self.state.lock();
+        if let Some(urgency) = ended {
+            state.queue.end(urgency);
+        }
         loop {
             if state.is_closed {
                 return None;
             }
-            while let Some((urgency, job)) = state.pop_first() {
+            while let Some((urgency, job)) = state.queue.pop_next() {
                 self.note_pending(&state);
                 if job.is_wanted() {
+                    state.queue.begin(urgency);
                     // No reader waits for the least urgent jobs: how long they wait says nothing.
                     if urgency != Urgency::LEAST {
-                        let (waiting, waited, now) = (state.waiting.len(), job.waited(), Instant::now());
+                        let (waiting, waited, now) = (state.queue.len(), job.waited(), Instant::now());
                         state.limit.observe(waited, waiting, now);
                         state.delay.observe(waited, now);
                         let limit = i64::try_from(state.limit.jobs()).unwrap_or(i64::MAX);
                         self.metrics.pending_jobs_limit.set(limit);
                     }
-                    return Some(job);
+                    // The job that ended may have kept back another than this one, of which no thread was told.
+                    if state.queue.has_next() {
+                        self.wake.notify_one();
+                    }
+                    return Some((urgency, job));
                 }
                 self.metrics.skipped_jobs.inc();
             }
@@ -460,303 +381,15 @@ impl Shared {
     fn close(&self) {
         let mut state = self.state.lock();
         state.is_closed = true;
-        let waiting = std::mem::take(&mut state.waiting);
-        state.backlogs.clear();
+        let waiting = state.queue.take_all();
         self.note_pending(&state);
         drop(state);
         self.wake.notify_all();
-        for waiting in waiting.into_values() {
-            waiting.job.refuse(self.rejected(PoolError::Closed));
+        for job in waiting {
+            job.refuse(self.rejected(PoolError::Closed));
         }
-    }
-}
-
-/// CPU time that this thread has used since it began: what others take of the core meanwhile does not count.
-fn thread_cpu() -> Duration {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(used.tv_sec.try_into().unwrap_or(0), used.tv_nsec.try_into().unwrap_or(0))
-}
-
-/// A job without its types.
-trait Job: Send {
-    fn is_wanted(&self) -> bool;
-    fn waited(&self) -> Duration;
-    fn run(self: Box<Self>, metrics: &RenderMetrics);
-    fn refuse(self: Box<Self>, error: PoolError);
-}
-
-struct Task<F, T> {
-    job: F,
-    reply: oneshot::Sender<Result<T, PoolError>>,
-    submitted: Instant,
-}
-
-impl<T: Send, F: FnOnce() -> T + Send> Job for Task<F, T> {
-    fn is_wanted(&self) -> bool {
-        !self.reply.is_closed()
-    }
-
-    fn waited(&self) -> Duration {
-        self.submitted.elapsed()
-    }
-
-    fn run(self: Box<Self>, metrics: &RenderMetrics) {
-        let Self { job, reply, submitted } = *self;
-        metrics.wait_seconds.observe(submitted.elapsed().as_secs_f64());
-        // Sound: the job owns all it touches, and a panicking one is never looked at again.
-        let result = catch_unwind(AssertUnwindSafe(job)).map_err(|panic| {
-            metrics.panicked_jobs.inc();
-            PoolError::Panicked { reason: panic_text(&*panic) }
-        });
-        // A caller that has gone in the meantime gets nothing, which is what it asked for.
-        let _ = reply.send(result);
-    }
-
-    fn refuse(self: Box<Self>, error: PoolError) {
-        let _ = self.reply.send(Err(error));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::budget::BudgetConfig;
-    use prometheus::Registry;
-    use std::sync::mpsc;
-
-    fn pool(threads: usize, pending_jobs_max: usize) -> Arc<RenderPool> {
-        let metrics = RenderMetrics::new(&Registry::new()).expect("an empty registry");
-        let config = RenderConfig { threads, pending_jobs_max, ..RenderConfig::default() };
-        Arc::new(RenderPool::start(&config, metrics).expect("threads"))
-    }
-
-    fn urgency(value: u8) -> Urgency {
-        Urgency::new(value).expect("0 to 7")
-    }
-
-    /// A job that occupies a thread until told to go on.
-    struct Plug {
-        release: mpsc::Sender<()>,
-        done: tokio::task::JoinHandle<Result<(), PoolError>>,
-    }
-
-    async fn plug(pool: &Arc<RenderPool>) -> Plug {
-        let (release, held) = mpsc::channel();
-        let (started, has_started) = oneshot::channel();
-        let pool = Arc::clone(pool);
-        let done = tokio::spawn(async move {
-            pool.run(Urgency::MOST, move || {
-                let _ = started.send(());
-                let _ = held.recv();
-            })
-            .await
-        });
-        has_started.await.expect("the plug runs");
-        Plug { release, done }
-    }
-
-    /// Submits a job and returns once it waits in the queue: polling a `run` future once submits it.
-    async fn enqueue<T: Send + 'static>(
-        pool: &Arc<RenderPool>,
-        at: impl Into<Precedence>,
-        job: impl FnOnce() -> T + Send + 'static,
-    ) -> tokio::task::JoinHandle<Result<T, PoolError>> {
-        let (polled, is_polled) = oneshot::channel();
-        let (pool, at) = (Arc::clone(pool), at.into());
-        let handle = tokio::spawn(async move {
-            let mut run = Box::pin(pool.run(at, job));
-            let first = futures_util::future::poll_immediate(&mut run).await;
-            let _ = polled.send(());
-            match first {
-                Some(result) => result,
-                None => run.await,
-            }
-        });
-        is_polled.await.expect("it was polled");
-        handle
-    }
-
-    #[tokio::test]
-    async fn jobs_run_on_named_threads_and_return_values() {
-        let pool = pool(1, 4);
-        let name = pool.run(Urgency::DEFAULT, || std::thread::current().name().map(str::to_owned)).await;
-        assert_eq!(name, Ok(Some("render-0".to_owned())));
-    }
-
-    #[tokio::test]
-    async fn the_most_urgent_goes_first_and_equals_in_order_of_arrival() {
-        let pool = pool(1, 16);
-        let plug = plug(&pool).await;
-        let (order, ran) = mpsc::channel();
-        let mut handles = Vec::new();
-        for (at, tag) in [(5, 'd'), (1, 'a'), (3, 'b'), (3, 'c')] {
-            let order = order.clone();
-            handles.push(enqueue(&pool, urgency(at), move || order.send(tag)).await);
-        }
-        assert_eq!((pool.pending(), pool.running()), (4, 1));
-        plug.release.send(()).expect("the plug listens");
-        for handle in handles {
-            handle.await.expect("no panic").expect("it ran").expect("somebody listens");
-        }
-        assert_eq!(ran.try_iter().collect::<String>(), "abcd");
-        assert_eq!(plug.done.await.expect("no panic"), Ok(()));
-    }
-
-    #[tokio::test]
-    async fn a_full_pool_refuses_equals_and_displaces_the_less_urgent() {
-        let pool = pool(1, 1);
-        let plug = plug(&pool).await;
-        let late = enqueue(&pool, urgency(5), || ()).await;
-        assert_eq!(pool.run(urgency(5), || ()).await, Err(PoolError::Full));
-        let hero = enqueue(&pool, urgency(1), || ()).await;
-        assert_eq!(late.await.expect("no panic"), Err(PoolError::Full));
-        assert_eq!(pool.shared.metrics.rejected_jobs.with_label_values(&["full"]).get(), 2);
-        plug.release.send(()).expect("the plug listens");
-        assert_eq!(hero.await.expect("no panic"), Ok(()));
-    }
-
-    #[tokio::test]
-    async fn a_job_without_a_caller_is_skipped_and_frees_its_place() {
-        let pool = pool(1, 1);
-        let plug = plug(&pool).await;
-        let (ran, has_run) = mpsc::channel();
-        let gone = enqueue(&pool, urgency(0), move || ran.send(())).await;
-        gone.abort();
-        assert!(gone.await.is_err_and(|error| error.is_cancelled()));
-        // The place is taken, by a more urgent job, and not by one that waits.
-        let live = enqueue(&pool, urgency(7), || 7).await;
-        plug.release.send(()).expect("the plug listens");
-        assert_eq!(live.await.expect("no panic"), Ok(7));
-        assert!(has_run.recv().is_err(), "the abandoned job ran");
-        assert_eq!(pool.shared.metrics.skipped_jobs.get(), 1);
-    }
-
-    #[tokio::test]
-    async fn jobs_that_waited_too_long_leave_room_for_fewer() {
-        let metrics = RenderMetrics::new(&Registry::new()).expect("an empty registry");
-        let config =
-            RenderConfig { threads: 1, pending_jobs_max: 8, queue_delay_target_ms: 1, ..RenderConfig::default() };
-        let pool = Arc::new(RenderPool::start(&config, metrics.clone()).expect("threads"));
-        assert_eq!(metrics.pending_jobs_limit.get(), 8);
-        let plug_one = plug(&pool).await;
-        let waits = enqueue(&pool, urgency(3), || ()).await;
-        std::thread::sleep(Duration::from_millis(2));
-        plug_one.release.send(()).expect("the plug listens");
-        assert_eq!(waits.await.expect("no panic"), Ok(()));
-        assert_eq!(metrics.pending_jobs_limit.get(), 1, "as many as there are threads, at least");
-    }
-
-    #[tokio::test]
-    async fn a_pool_that_is_behind_with_what_readers_wait_for_says_so() {
-        let metrics = RenderMetrics::new(&Registry::new()).expect("an empty registry");
-        let config =
-            RenderConfig { threads: 1, pending_jobs_max: 8, queue_delay_target_ms: 1000, ..RenderConfig::default() };
-        let pool = Arc::new(RenderPool::start(&config, metrics.clone()).expect("threads"));
-        let plug_one = plug(&pool).await;
-        let behind = enqueue(&pool, Urgency::LEAST, || ()).await;
-        std::thread::sleep(Duration::from_millis(300));
-        assert_eq!((pool.load(), pool.puts_off_finals()), (Load::Light, false), "no reader waits");
-        let reader = enqueue(&pool, urgency(3), || ()).await;
-        while pool.load() < Load::Extreme {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        assert!(pool.puts_off_finals(), "a reader waits for half of the target");
-        assert_eq!((metrics.load.get(), metrics.finals_put_off.get()), (2, 1));
-        plug_one.release.send(()).expect("the plug listens");
-        for job in [reader, behind] {
-            assert_eq!(job.await.expect("no panic"), Ok(()));
-        }
-        while metrics.load.get() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        assert_eq!(pool.load(), Load::Light, "it has faded, and the gauge with it");
-    }
-
-    #[tokio::test]
-    async fn render_threads_yield_to_those_that_answer() {
-        let pool = pool(1, 4);
-        let nice = || rustix::process::getpriority_process(None).expect("a priority");
-        let (here, there) = (nice(), pool.run(Urgency::DEFAULT, nice).await.expect("it ran"));
-        assert!(there > here || here == 19, "{there} there, {here} here");
-    }
-
-    #[tokio::test]
-    async fn a_panic_fails_its_job_only() {
-        let pool = pool(1, 4);
-        let failed = pool.run(Urgency::DEFAULT, || -> u8 { panic!("a bug in a codec") }).await;
-        assert_eq!(failed, Err(PoolError::Panicked { reason: "a bug in a codec".to_owned() }));
-        assert_eq!(pool.run(Urgency::DEFAULT, || 2).await, Ok(2));
-        assert_eq!(pool.shared.metrics.panicked_jobs.get(), 1);
-    }
-
-    #[tokio::test]
-    async fn closing_refuses_the_waiting_finishes_the_running_and_ends_the_threads() {
-        let pool = pool(2, 4);
-        let (one, two) = (plug(&pool).await, plug(&pool).await);
-        let waiting = enqueue(&pool, Urgency::MOST, || ()).await;
-        assert!(!pool.shutdown(Duration::from_millis(20)).await, "two jobs still run");
-        assert_eq!(waiting.await.expect("no panic"), Err(PoolError::Closed));
-        assert_eq!(pool.run(Urgency::MOST, || ()).await, Err(PoolError::Closed));
-        for plug in [one, two] {
-            plug.release.send(()).expect("the plug listens");
-            assert_eq!(plug.done.await.expect("no panic"), Ok(()));
-        }
-        assert!(pool.shutdown(Duration::from_secs(10)).await);
-        assert_eq!((pool.pending(), pool.running()), (0, 0));
-    }
-
-    /// Of this thread alone: what answers requests keeps its own.
-    #[tokio::test]
-    async fn idle_threads_are_idle_to_the_kernel_and_others_are_not() {
-        for (scheduling, expected) in [(RenderScheduling::Idle, "5"), (RenderScheduling::Normal, "0")] {
-            let config = RenderConfig { threads: 1, scheduling, ..RenderConfig::default() };
-            let pool =
-                RenderPool::start(&config, RenderMetrics::new(&Registry::new()).expect("metrics")).expect("threads");
-            // proc(5): the 41st field of stat is the policy, the 39th behind the name in parentheses.
-            let policy = || -> String {
-                let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("proc");
-                stat.rsplit_once(") ").expect("a name").1.split(' ').nth(38).expect("a policy").to_owned()
-            };
-            assert_eq!(pool.run(Urgency::DEFAULT, policy).await.expect("a job"), expected);
-            assert_eq!(policy(), "0");
-        }
-    }
-
-    /// With the default places: an owner of hundreds of jobs gets many of them, and the others still find one and wait.
-    #[tokio::test]
-    async fn one_network_leaves_places_and_turns_to_the_others() {
-        let pool = pool(1, RenderConfig::default().pending_jobs_max);
-        let plug = plug(&pool).await;
-        let network = |text: &str| Network::of(text.parse().unwrap(), &BudgetConfig::default());
-        let (greedy, other) = (network("192.0.2.1"), network("198.51.100.1"));
-        let of = |owner| Precedence { owner: Some(owner), ..urgency(1).into() };
-        let order = Arc::new(Mutex::new(Vec::new()));
-        let note = |owner: &'static str| {
-            let order = Arc::clone(&order);
-            move || order.lock().push(owner)
-        };
-        let mut jobs = Vec::new();
-        for _ in 0..400 {
-            jobs.push(enqueue(&pool, of(greedy), note("greedy")).await);
-        }
-        let mut others = Vec::new();
-        for _ in 0..3 {
-            others.push(enqueue(&pool, of(other), note("other")).await);
-        }
-        let unowned = enqueue(&pool, urgency(1), note("unowned")).await;
-        assert_eq!(pool.pending(), RenderConfig::default().pending_jobs_max);
-        plug.release.send(()).unwrap();
-        for job in others {
-            assert_eq!(job.await.unwrap(), Ok(()), "another network's job has a place");
-        }
-        assert_eq!(unowned.await.unwrap(), Ok(()));
-        let mut refused = 0;
-        for job in jobs {
-            refused += usize::from(job.await.unwrap() == Err(PoolError::Full));
-        }
-        assert_eq!(refused, 400 + 4 - RenderConfig::default().pending_jobs_max);
-        let last = order.lock().iter().rposition(|owner| *owner != "greedy").unwrap();
-        assert!(last < 8, "they take turns: {last}");
-        assert!(pool.shared.state.lock().backlogs.is_empty(), "who has nothing waiting is not remembered");
-    }
-}
+mod tests;

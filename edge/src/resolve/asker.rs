@@ -59,7 +59,8 @@ impl Asker for Reader<'_> {
     }
 
     fn urgency(&self) -> Option<Urgency> {
-        list(self.headers, &PRIORITY).as_deref().and_then(requested_urgency)
+        let asked = list(self.headers, &PRIORITY).as_deref().and_then(requested_urgency);
+        asked.map(|asked| asked.min(Urgency::LAST_OF_READERS))
     }
 }
 

@@ -52,6 +52,18 @@ pub fn acceptable(accept: Option<&str>, allowed: FormatSet) -> FormatSet {
     allowed.iter().filter(is_shown).collect()
 }
 
+/// What is sent in place of a file that is known to be larger than the same picture in the format `smaller`: that format, where the URL
+/// leaves the choice and the client can show it.
+#[must_use]
+pub fn instead_of_larger(
+    smaller: Option<Format>,
+    accept: Option<&str>,
+    ask: FormatAsk,
+    allowed: FormatSet,
+) -> Option<Format> {
+    smaller.filter(|format| ask.is_negotiable() && acceptable(accept, allowed).contains(*format))
+}
+
 /// Which of several representations a client likes best, by their media types in the order of our own preference; the first
 /// where it takes none of them, for the reason given above.
 #[must_use]

@@ -70,9 +70,9 @@ pub enum Audience {
 }
 
 impl Want {
-    /// In this format, no more urgently than the slot allows.
+    /// In this format, no more urgently than the slot allows. Only what the edge makes by itself is of the least urgency.
     pub(super) fn new(resolved: &Resolved, format: Format, asked: Option<Urgency>) -> Self {
-        let urgency = resolved.slot.urgency;
+        let urgency = resolved.slot.urgency.min(Urgency::LAST_OF_READERS);
         Self {
             variant: Arc::clone(&resolved.variant),
             cut: resolved.cut,

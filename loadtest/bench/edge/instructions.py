@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from processes import reserve_ports, run, wait_until
@@ -64,13 +66,15 @@ def config(folder: Path, disk_dir: Path, ports: list[int]) -> Path:
 
 
 def count(arguments: argparse.Namespace, folder: Path, disk_dir: Path, spell) -> float:
-    """Of the whole process while it answers: what runs behind it is small and the same every time."""
+    """Of the whole process while it answers: what runs behind it then is small and the same every time."""
     ports = reserve_ports(3)
     log, out = folder / "edge.log", folder / "callgrind.out"
     command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--dump-line=no", f"--callgrind-out-file={out}",
                arguments.binaries / "bildkante-edge", "serve", "--config", config(folder, disk_dir, ports)]
     with run(command, log) as process:
         wait_until(lambda: get(ports[2], "/livez").status == 200, process, log, ready_s_max=300)
+        # Placeholders are made behind the start, by encoders that would outweigh thousands of hits.
+        wait_until(lambda: rests(process.pid), process, log, ready_s_max=300)
         with socket.create_connection(("127.0.0.1", ports[0]), timeout=120) as connection:
             ask(connection, [spell(n) for n in range(WARM_UP)])
             control(process.pid, "-i", "on")
@@ -82,6 +86,19 @@ def count(arguments: argparse.Namespace, folder: Path, disk_dir: Path, spell) ->
         for path in folder.glob("callgrind.out*"):
             path.unlink()
     return max(totals) / arguments.hits
+
+
+def rests(pid: int) -> bool:
+    """Whether a second passes in which the process computes next to nothing."""
+    before = used_s(pid)
+    time.sleep(1)
+    return used_s(pid) - before < 0.1
+
+
+def used_s(pid: int) -> float:
+    """User and system time: fields 14 and 15 of proc(5), the 12th and 13th behind the name."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def killed(arguments: argparse.Namespace, folder: Path, disk_dir: Path, path: str) -> dict[str, float]:

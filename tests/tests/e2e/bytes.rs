@@ -22,6 +22,13 @@ fn with_tiny_widths(text: String) -> String {
     text.replace("[48, 96, 144, 192]", "[16, 20]").replace("default_width = 96", "default_width = 16")
 }
 
+/// So small that an AVIF is larger than the WebP, with the default variant as the stand-in.
+fn with_tiny_widths_and_a_fallback(text: String) -> String {
+    let (before, thumb) = text.split_once("[slots.thumb]").unwrap_or((&text, ""));
+    let thumb = thumb.replacen("then = \"placeholder\"", "then = \"fallback\"", 1);
+    with_tiny_widths(format!("{before}[slots.thumb]{thumb}"))
+}
+
 fn is_final(reply: &Reply) -> bool {
     !reply.header("cache-control").contains("max-age=30")
 }
@@ -112,6 +119,56 @@ async fn a_negotiated_answer_is_never_a_final_avif_that_is_larger_than_the_webp(
     let kept = rig.http.image(rig.public(), tiny).await?;
     assert_eq!((kept.content_type(), kept.outcome()), ("image/webp", "disk"));
     assert_eq!(rig.http.metric(rig.admin(), smallest).await?, 0.0, "nothing was encoded for it");
+    rig.stop().await;
+    Ok(())
+}
+
+/// What stands in for a picture follows what is known of its files: where the WebP is smaller and at hand, it is the WebP. Where only
+/// the larger AVIF of the very picture is, that is shown, and not another picture.
+#[tokio::test]
+async fn a_stand_in_is_no_avif_that_is_known_to_be_larger_than_the_webp() -> anyhow::Result<()> {
+    let control = Arc::new(FakeControl::default());
+    let mut rig = Rig::start(Plan { manifest: with_tiny_widths_and_a_fallback, ..Plan::painted(&control) }).await?;
+    let default = rig.http.image(rig.public(), "/i/studio/thumb?w=16").await?;
+    let vase = rig.http.image(rig.public(), "/i/studio/thumb?product=vase&w=16").await?;
+    for reply in [&default, &vase] {
+        assert_eq!((reply.content_type(), is_final(reply)), ("image/webp", true), "{:?}", reply.headers);
+    }
+    let only_avif = "/i/studio/thumb?product=vase&w=20";
+    let avif = rig.http.image(rig.public(), &format!("{only_avif}&fm=avif")).await?;
+    assert_eq!((avif.content_type(), is_final(&avif)), ("image/avif", true));
+    // Nothing can be cut or drawn any more.
+    eventually("the masters are on disk", async || Ok(rig.edge_files("masters")?.len() >= 2)).await?;
+    rig.stop_node().await;
+    for file in rig.edge_files("masters")? {
+        std::fs::remove_file(file)?;
+    }
+
+    let nearest = rig.http.image(rig.public(), "/i/studio/thumb?w=20").await?;
+    assert!(nearest.outcome().starts_with("nearest-width"), "{:?}", nearest.headers);
+    assert_eq!((nearest.content_type(), &nearest.body), ("image/webp", &default.body));
+    let fallback = rig.http.image(rig.public(), "/i/studio/thumb?product=ring&w=16").await?;
+    assert!(fallback.outcome().starts_with("fallback"), "{:?}", fallback.headers);
+    assert_eq!((fallback.content_type(), &fallback.body), ("image/webp", &default.body));
+    let no_webp = [(ACCEPT, "image/avif,*/*;q=0.5")];
+    let fallback = rig.http.get(rig.public(), "/i/studio/thumb?product=ring&w=16", &no_webp).await?;
+    assert_eq!(fallback.content_type(), "image/avif", "a client that does not take WebP");
+
+    let larger = rig.http.image(rig.public(), only_avif).await?;
+    assert_eq!((larger.outcome(), larger.content_type(), &larger.body), ("memory", "image/avif", &avif.body));
+    assert_eq!(larger.header("cache-control"), "public, max-age=30", "for a moment");
+
+    let manifest = rig.dir.path().join("campaigns/studio.toml");
+    let text = std::fs::read_to_string(&manifest)?;
+    let guidance = text.lines().find(|line| line.starts_with("guidance")).unwrap_or_default().to_owned();
+    std::fs::write(&manifest, text.replacen(&guidance, "guidance = 3.25", 1))?;
+    let edited = "/i/studio/thumb?product=vase&w=16";
+    eventually("the edited picture has its previous one as a stand-in", async || {
+        Ok(rig.http.image(rig.public(), edited).await?.outcome().starts_with("previous"))
+    })
+    .await?;
+    let previous = rig.http.image(rig.public(), edited).await?;
+    assert_eq!((previous.content_type(), &previous.body), ("image/webp", &vase.body));
     rig.stop().await;
     Ok(())
 }

@@ -4,6 +4,7 @@ mod additions;
 mod barriers;
 mod batch_ways;
 mod batches;
+mod behind;
 mod browser;
 mod bytes;
 mod candidates;

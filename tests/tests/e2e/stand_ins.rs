@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bildkante_edge::render::Load;
 use bildkante_gpu_node::testing::FakeControl;
+use bildkante_shared::urgency::Urgency;
 use bildkante_tests::client::eventually;
 use bildkante_tests::rig::{Plan, Rig};
 use http::StatusCode;
@@ -115,17 +116,26 @@ async fn a_spent_budget_shows_stand_ins_and_says_so() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes every thread and every place of an edge's render pool until it is dropped.
-struct FullPool(Vec<tokio::task::JoinHandle<()>>, Vec<std::sync::mpsc::Sender<()>>);
+/// Jobs that take every thread and every place of an edge's render pool until they are released.
+pub(crate) struct FullPool(Vec<tokio::task::JoinHandle<()>>, Vec<std::sync::mpsc::Sender<()>>);
 
 impl FullPool {
     async fn of(edge: &bildkante_edge::app::Edge, threads: usize, places: usize) -> anyhow::Result<Self> {
+        Self::of_jobs(edge, Urgency::MOST, threads + places).await
+    }
+
+    /// So many jobs of this urgency.
+    pub(crate) async fn of_jobs(
+        edge: &bildkante_edge::app::Edge,
+        urgency: Urgency,
+        count: usize,
+    ) -> anyhow::Result<Self> {
         let (mut jobs, mut releases) = (Vec::new(), Vec::new());
-        for taken in 1..=threads + places {
+        for taken in 1..=count {
             let (release, held) = std::sync::mpsc::channel::<()>();
             let pool = Arc::clone(&edge.pool);
             jobs.push(tokio::spawn(async move {
-                let _ = pool.run(bildkante_shared::urgency::Urgency::MOST, move || held.recv()).await;
+                let _ = pool.run(urgency, move || held.recv()).await;
             }));
             releases.push(release);
             let pool = &edge.pool;
@@ -134,7 +144,7 @@ impl FullPool {
         Ok(Self(jobs, releases))
     }
 
-    async fn release(self) -> anyhow::Result<()> {
+    pub(crate) async fn release(self) -> anyhow::Result<()> {
         drop(self.1);
         for job in self.0 {
             job.await?;
