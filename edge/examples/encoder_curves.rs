@@ -79,7 +79,9 @@ fn main() -> anyhow::Result<()> {
         return compare(Path::new(list));
     }
     let [mode, folder, widths, every, rest @ ..] = arguments.as_slice() else {
-        anyhow::bail!("encoder_curves curves|judge|pictures FOLDER WIDTHS EVERY [TO|KINDS], score FOLDER or compare LIST");
+        anyhow::bail!(
+            "encoder_curves curves|judge|pictures FOLDER WIDTHS EVERY [TO|KINDS], score FOLDER or compare LIST"
+        );
     };
     let widths: Vec<u32> = widths.split(',').map(str::parse).collect::<Result<_, _>>()?;
     let files = files(Path::new(folder), every.parse().context("EVERY is a number")?)?;

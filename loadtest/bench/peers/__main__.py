@@ -136,7 +136,9 @@ def find_qualities(stand: Stand, name: str, scores: Scores) -> dict[str, Calibra
             except LookupError as error:
                 print(f"{error}; left out", flush=True)
                 continue
-            print(f"{name:<13} {picture_format:<5} quality {one.quality:>3}: score {one.score:.1f}, {one.bytes_mean / 1000:.1f} kB", flush=True)
+            rungs = "".join(f", {count} {rung}" for rung, count in one.rungs.items())
+            print(f"{name:<13} {picture_format:<5} quality {one.quality:>3}: score {one.score:.1f}, {one.bytes_mean / 1000:.1f} kB{rungs}",
+                  flush=True)
             found[picture_format] = one
     return found
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from .pictures import Job
 from .servers import REPLY_S_MAX, Server, ask
 
-# Where a server is slow, it is asked for longer, until there are so many answers.
+# Where a server is slow, it is asked for longer, until there are so many answers; and as long as it takes for a few.
 IMAGES_MIN, LONGER_MAX = 40, 4
+IMAGES_LEAST, SECONDS_MAX = 12, 90
 
 
 @dataclass
@@ -40,8 +41,9 @@ def closed_loop(server: Server, picture_format: str, quality: int, jobs: list[Jo
     started = time.monotonic()
 
     def is_over(now: float) -> bool:
-        longest = seconds if len(loop.ended_s) >= IMAGES_MIN else seconds * LONGER_MAX
-        return now - started >= longest
+        if len(loop.ended_s) < IMAGES_LEAST:
+            return now - started >= SECONDS_MAX
+        return now - started >= (seconds if len(loop.ended_s) >= IMAGES_MIN else seconds * LONGER_MAX)
 
     def caller() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=REPLY_S_MAX)
@@ -76,5 +78,5 @@ def closed_loop(server: Server, picture_format: str, quality: int, jobs: list[Jo
     if broken:
         sys.exit(f"{server.name}, {picture_format}: {broken[0]}")
     if len(loop.ended_s) <= connections:
-        sys.exit(f"{server.name}, {picture_format}: {len(loop.ended_s)} pictures in {seconds * LONGER_MAX} s, {loop.others} others")
+        sys.exit(f"{server.name}, {picture_format}: {len(loop.ended_s)} pictures in {SECONDS_MAX} s, {loop.others} other answers")
     return loop

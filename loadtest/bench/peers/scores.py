@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,11 +27,15 @@ FIRST_QUALITY = {"avif": 60, "webp": 75, "jpeg": 75}
 
 @dataclass
 class Calibrated:
-    """The quality of a server's own scale that comes nearest to the score; score and bytes at it, over all pictures."""
+    """The quality of a server's own scale that comes nearest to the score; score and bytes at it, over all pictures.
+
+    `rungs`: what an edge says its files were.
+    """
 
     quality: int
     score: float
     bytes_mean: float
+    rungs: dict[str, int]
 
     def as_json(self) -> dict:
         return asdict(self)
@@ -93,9 +98,11 @@ def calibrate(server: Server, pictures: list[str], picture_format: str, scores: 
     tried: dict[int, Calibrated] = {}
     below, above = (0, None), (101, None)
     while quality not in tried and len(tried) < TRIES_MAX:
-        files = [answer.body for answer in fetch(server, jobs, picture_format, quality, connections)]
+        answers = fetch(server, jobs, picture_format, quality, connections)
+        files = [answer.body for answer in answers]
         score = statistics.median(scores.of(list(zip(files, references))))
-        tried[quality] = Calibrated(quality, score, statistics.mean(map(len, files)))
+        rungs = Counter(answer.rung for answer in answers if answer.rung)
+        tried[quality] = Calibrated(quality, score, statistics.mean(map(len, files)), dict(rungs))
         if abs(score - TARGET) <= NEAR:
             break
         if score < TARGET:

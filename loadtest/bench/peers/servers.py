@@ -31,7 +31,7 @@ REPLY_S_MAX = 60
 # All at once: an edge begins no final file while readers wait.
 AT_ONCE = 10
 # So long that the pool never counts itself as behind.
-PATIENT_MS = 60_000
+PATIENT_MS = 600_000
 
 
 @dataclass(frozen=True)
