@@ -53,12 +53,17 @@ class Cell:
     def images(self) -> int:
         return sum(len(loop.ended_s) for loop in self.loops)
 
+    @property
+    def cpu_ms(self) -> float:
+        """Processor time of an answer, with what was done behind others meanwhile."""
+        return sum(loop.cpu_s for loop in self.loops) * 1000 / self.images
+
     def share(self, rung: str) -> float:
         return sum(loop.rungs[rung] for loop in self.loops) / self.images
 
     def as_json(self) -> dict:
         return {"calibrated": self.calibrated.as_json(), "rates": [loop.rate(CONNECTIONS) for loop in self.loops],
-                "images": self.images, "p50_ms": self.percentile(50), "p99_ms": self.percentile(99), "scores": self.scores,
+                "images": self.images, "p50_ms": self.percentile(50), "p99_ms": self.percentile(99), "cpu_ms": self.cpu_ms, "scores": self.scores,
                 "others": sum(loop.others for loop in self.loops), "finals_meanwhile": self.finals,
                 "rungs": {rung: self.share(rung) for rung in ("hurried", "quick", "final")}}
 
@@ -81,7 +86,8 @@ def main() -> int:
                 for server in list(cells)[:: -1 if at % 2 else 1]:
                     if picture_format in cells[server]:
                         measure(stand, server, picture_format, cells[server][picture_format], jobs, scores, arguments.seconds)
-    print(table(cells, arguments))
+    if arguments.rounds:
+        print(table(cells, arguments))
     if arguments.json:
         figures = {server: {fmt: cell.as_json() for fmt, cell in row.items() if cell.loops} for server, row in cells.items()}
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
@@ -104,8 +110,8 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{peer}", type=Path, required=True, help="where it is installed")
     parser.add_argument("--servers", type=names((*EDGES, *PEERS)), default=[*EDGES, *PEERS], help=f"of {','.join((*EDGES, *PEERS))}")
     parser.add_argument("--formats", type=names(FORMATS), default=list(FORMATS))
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=4, help="of one server, format and round; up to four times as long for 40 pictures")
+    parser.add_argument("--rounds", type=int, default=2, help="0 only finds the qualities")
+    parser.add_argument("--seconds", type=float, default=4, help="of one server, format and round; longer where it is slow")
     parser.add_argument("--qualities", type=Path, help="a file of the qualities found: a server that is in it is not calibrated again")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
@@ -161,8 +167,8 @@ def measure(stand: Stand, name: str, picture_format: str, cell: Cell, jobs: list
 def table(cells: dict[str, dict[str, Cell]], arguments: argparse.Namespace) -> str:
     """As it stands in docs/encoders.md."""
     lines = ["", f"{arguments.rounds} rounds of {arguments.seconds:g} s and more, {CONNECTIONS} connections, {os.cpu_count()} cores", "",
-             "| format | server | quality | score at 640 px | score as served | pictures/s | beside the best peer | p50 / p99 ms | kB at 640 px |",
-             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+             "| format | server | quality | score at 640 px | score as served | pictures/s | beside the best peer | p50 / p99 ms | CPU ms | kB at 640 px |",
+             "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
     verdicts, remarks = [], []
     for picture_format in arguments.formats:
         row = {server: formats[picture_format] for server, formats in cells.items() if picture_format in formats}
@@ -172,7 +178,7 @@ def table(cells: dict[str, dict[str, Cell]], arguments: argparse.Namespace) -> s
             ratio = f"{cell.rate / best.rate:.2f}" if best else "–"
             lines.append(f"| {picture_format} | {title} | {cell.calibrated.quality} | {cell.calibrated.score:.1f} | "
                          f"{statistics.median(cell.scores):.1f} | {cell.rate:.1f} | {ratio} | "
-                         f"{cell.percentile(50):.0f} / {cell.percentile(99):.0f} | {cell.calibrated.bytes_mean / 1000:.1f} |")
+                         f"{cell.percentile(50):.0f} / {cell.percentile(99):.0f} | {cell.cpu_ms:.0f} | {cell.calibrated.bytes_mean / 1000:.1f} |")
             if server in EDGES:
                 shares = ", ".join(f"{cell.share(rung):.0%} {rung}" for rung in ("hurried", "quick", "final") if cell.share(rung))
                 remarks.append(f"{picture_format}, {title}: {shares}; {cell.finals:.0f} finals made meanwhile, {cell.images} answers")

@@ -10,12 +10,14 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from edge.processes import family_seconds
+
 from .pictures import Job
 from .servers import REPLY_S_MAX, Server, ask
 
 # Where a server is slow, it is asked for longer, until there are so many answers; and as long as it takes for a few.
-IMAGES_MIN, LONGER_MAX = 40, 4
-IMAGES_LEAST, SECONDS_MAX = 12, 90
+IMAGES_MIN, LONGER_MAX = 30, 3
+IMAGES_LEAST, SECONDS_MAX = 8, 90
 
 
 @dataclass
@@ -29,6 +31,8 @@ class Loop:
     rungs: Counter = field(default_factory=Counter)
     # Answers that are not the picture that was asked for: errors, and an edge's stand-ins.
     others: int = 0
+    # Of the server and everything below it, from the first question to the last answer.
+    cpu_s: float = 0
 
     def rate(self, connections: int) -> float:
         """Pictures per second, between two answers, while all connections asked: the first of each counts as its start."""
@@ -70,11 +74,13 @@ def closed_loop(server: Server, picture_format: str, quality: int, jobs: list[Jo
         finally:
             connection.close()
 
+    before_s = family_seconds(server.pid)
     callers = [threading.Thread(target=caller) for _ in range(connections)]
     for thread in callers:
         thread.start()
     for thread in callers:
         thread.join()
+    loop.cpu_s = family_seconds(server.pid) - before_s
     if broken:
         sys.exit(f"{server.name}, {picture_format}: {broken[0]}")
     if len(loop.ended_s) <= connections:

@@ -28,6 +28,7 @@ MEDIA_TYPES = {"avif": "image/avif", "webp": "image/webp", "jpeg": "image/jpeg",
 PEERS = ("ipx", "thumbor", "oximg")
 HERE = Path(__file__).resolve().parent
 REPLY_S_MAX = 60
+READY_S_MAX = 180
 # All at once: an edge begins no final file while readers wait.
 AT_ONCE = 10
 # So long that the pool never counts itself as behind.
@@ -55,6 +56,7 @@ EDGES = {
 class Server:
     name: str
     port: int
+    pid: int
     # Path of a picture at a width, in a format, at a quality; lossless PNG has none.
     path: Callable[[str, int, str, int | None], str]
     admin_port: int | None = None
@@ -200,8 +202,8 @@ filter = "error"
             render = {**(render if edge.calibrated is None else edge.calibrated), "nice": 0}
         config, log = self.write_config(folder, render, ports), folder / "log"
         with run([self.binaries / "bildkante-edge", "serve", "--config", config], log) as process:
-            wait_until(lambda: get(ports[1], "/livez").status == 200, process, log)
-            yield Server(name, ports[0], self._edge_path, ports[1])
+            wait_until(lambda: get(ports[1], "/livez").status == 200, process, log, READY_S_MAX)
+            yield Server(name, ports[0], process.pid, self._edge_path, ports[1])
 
     def _edge_path(self, picture: str, width_px: int, picture_format: str, quality: int | None) -> str:
         """A signed URL: any width and any quality, as the peers take them. In the canonical order, which is what is signed."""
@@ -261,8 +263,8 @@ ALLOW_UNSAFE_URL = True
         log = folder / "log"
         with run([str(word) for word in command], log) as process:
             try:
-                wait_until(lambda: get(port, "/").status > 0, process, log)  # any answer says that it listens
-                yield Server(name, port, path)
+                wait_until(lambda: get(port, "/").status > 0, process, log, READY_S_MAX)  # any answer says that it listens
+                yield Server(name, port, process.pid, path)
             finally:
                 # thumbor leaves its children behind when it ends by itself.
                 with suppress(ProcessLookupError):
