@@ -56,7 +56,7 @@ class Cell:
     @property
     def cpu_ms(self) -> float:
         """Processor time of an answer, with what was done behind others meanwhile."""
-        return sum(loop.cpu_s for loop in self.loops) * 1000 / self.images
+        return sum(loop.cpu_s for loop in self.loops) * 1000 / (self.images + sum(loop.late for loop in self.loops))
 
     def share(self, rung: str) -> float:
         return sum(loop.rungs[rung] for loop in self.loops) / self.images

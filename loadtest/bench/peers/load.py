@@ -31,7 +31,9 @@ class Loop:
     rungs: Counter = field(default_factory=Counter)
     # Answers that are not the picture that was asked for: errors, and an edge's stand-ins.
     others: int = 0
-    # Of the server and everything below it, from the first question to the last answer.
+    # Answers to what was under way when the time was over. They had the machine to themselves.
+    late: int = 0
+    # Of the server and everything below it, from the first question to the last answer, late ones included.
     cpu_s: float = 0
 
     def rate(self, connections: int) -> float:
@@ -59,8 +61,8 @@ def closed_loop(server: Server, picture_format: str, quality: int, jobs: list[Jo
                 answer = ask(connection, server.path(job.picture, job.width_px, picture_format, quality))
                 ended = time.monotonic()
                 with lock:
-                    # What comes in while others no longer ask had the machine to itself.
                     if is_over(ended):
+                        loop.late += 1
                         break
                     if not answer.is_picture(picture_format):
                         loop.others += 1
