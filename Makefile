@@ -95,9 +95,15 @@ bench-watermark: toolchain codecs ## The watermark after each attack, beside inv
 	@loadtest/bench/watermark.sh "$(DEPS)" "$(binaries)/examples/watermark_bench" $(TRIALS)
 
 .PHONY: bench-render
-bench-render: toolchain codecs ## Milliseconds and bytes of every format, rung and size, and of the layers of a rendition
+bench-render: toolchain codecs ## Milliseconds and bytes of every format, rung and size, and of the layers of a rendition; then bench-peers
 	cargo run $(locked) --release -p bildkante-edge --example encode_bench
 	cargo run $(locked) --release -p bildkante-edge --example layers_bench
+	@$(MAKE) bench-peers
+
+.PHONY: bench-peers
+bench-peers: toolchain codecs ## Pictures that are rendered per second over HTTP at equal score, beside ipx, thumbor and oximg (builds and fetches them once; BENCH='--rounds 4' adds options)
+	cargo build $(locked) --release -p bildkante-edge --bins --example encoder_curves
+	@loadtest/bench/peers.sh "$(DEPS)" "$(binaries)" $(BENCH)
 
 .PHONY: bench-check
 bench-check: toolchain codecs ## Seconds that `check` takes for 5,000 variants with layers in 14 locales

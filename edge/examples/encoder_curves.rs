@@ -5,6 +5,7 @@
 //! encoder_curves judge FOLDER WIDTHS EVERY [KINDS] > CSV    what `q` gives: score, encodes, bytes
 //! encoder_curves pictures FOLDER WIDTHS EVERY TO            the scaled pictures that the encoders get, as PNG, for peers
 //! encoder_curves score FOLDER > CSV                         what peers made of those: NAME@WIDTH@PEER@QUALITY@MS.avif with .decoded.png
+//! encoder_curves compare LIST > SCORES                      of each line `REFERENCE<TAB>DECODED`, both PNG files of one size
 //! ```
 //!
 //! FOLDER holds PNG files (`loadtest/bench/render/corpus.py` makes them); WIDTHS are such as `320,640`; of every EVERY pictures one is taken. KINDS are such as
@@ -72,8 +73,15 @@ fn main() -> anyhow::Result<()> {
     {
         return score(Path::new(folder));
     }
+    if let [mode, list] = arguments.as_slice()
+        && mode == "compare"
+    {
+        return compare(Path::new(list));
+    }
     let [mode, folder, widths, every, rest @ ..] = arguments.as_slice() else {
-        anyhow::bail!("encoder_curves curves|judge|pictures|score FOLDER WIDTHS EVERY [TO|KINDS]");
+        anyhow::bail!(
+            "encoder_curves curves|judge|pictures FOLDER WIDTHS EVERY [TO|KINDS], score FOLDER or compare LIST"
+        );
     };
     let widths: Vec<u32> = widths.split(',').map(str::parse).collect::<Result<_, _>>()?;
     let files = files(Path::new(folder), every.parse().context("EVERY is a number")?)?;
@@ -202,6 +210,21 @@ fn score(folder: &Path) -> anyhow::Result<()> {
         let score = known.compare(&slice(&decode_master(&std::fs::read(file)?)?)?)?;
         let bytes = std::fs::metadata(folder.join(format!("{name}.avif")))?.len();
         println!("{picture},{width},{peer},{quality},{bytes},{spent_ms},{score:.2}");
+    }
+    Ok(())
+}
+
+/// The score of each pair, in the order of the list.
+fn compare(list: &Path) -> anyhow::Result<()> {
+    for line in std::fs::read_to_string(list)?.lines() {
+        let (reference, decoded) = line.split_once('\t').context("a line is two paths with a tab between them")?;
+        let read = |path: &str| -> anyhow::Result<Pixels> {
+            let file = std::fs::read(path).with_context(|| path.to_owned())?;
+            decode_master(&file).with_context(|| path.to_owned())
+        };
+        let (reference, decoded) = (read(reference)?, read(decoded)?);
+        let score = Ssimulacra2Reference::new(&slice(&reference)?)?.compare(&slice(&decoded)?)?;
+        println!("{score:.2}");
     }
     Ok(())
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
 import subprocess
@@ -11,13 +10,13 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from processes import family_seconds
 from workload import ACCEPT
 
 HERE = Path(__file__).resolve().parent
 WRK_CONNECTIONS = 64
 H2_CONNECTIONS, H2_STREAMS = 32, 8
 ZIPF_EXPONENT = 0.9
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -104,34 +103,13 @@ def _ms(text: str) -> float:
 
 def _timed(line: list, pid: int, seconds: float) -> tuple[str, float, float]:
     """Output of a client, and the seconds of processor time that server and client took meanwhile."""
-    server, client = _server_seconds(pid), _client_seconds()
+    server, client = family_seconds(pid), _client_seconds()
     done = subprocess.run([str(word) for word in line], capture_output=True, text=True, timeout=seconds + 120)
     if done.returncode != 0:
         sys.exit(f"{line[0]} failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
-    return done.stdout, _server_seconds(pid) - server, _client_seconds() - client
+    return done.stdout, family_seconds(pid) - server, _client_seconds() - client
 
 
 def _client_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-def _server_seconds(pid: int) -> float:
-    """User and system time of a process and everything below it."""
-    children: dict[int, list[int]] = {}
-    ticks: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(entry.name))
-        ticks[int(entry.name)] = int(fields[11]) + int(fields[12])
-    family, total = [pid], 0
-    while family:
-        member = family.pop()
-        total += ticks.get(member, 0)
-        family += children.get(member, [])
-    return total / TICKS_PER_S

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Iterator
 
 ROOT = Path(__file__).resolve().parents[3]
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 # Bound and not listening, as long as this process lives: the system gives their ports to no other process, and the servers of
@@ -58,3 +59,24 @@ def wait_until(ready, process: subprocess.Popen, log: Path, ready_s_max: float =
             pass
         time.sleep(0.05)
     sys.exit(f"{process.args[0]} is not ready after {ready_s_max} s:\n{log.read_text()[-3000:]}")
+
+
+def family_seconds(pid: int) -> float:
+    """User and system time of a process and everything below it."""
+    children: dict[int, list[int]] = {}
+    ticks: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(entry.name))
+        ticks[int(entry.name)] = int(fields[11]) + int(fields[12])
+    family, total = [pid], 0
+    while family:
+        member = family.pop()
+        total += ticks.get(member, 0)
+        family += children.get(member, [])
+    return total / TICKS_PER_S
