@@ -9,6 +9,7 @@
 //! | `object` | renditions, masters and bindings that a fleet shares |
 //! | `tier` | the trait those three stand behind |
 //! | `masters` | lossless masters on disk |
+//! | `decoded` | the pixels of those that were decoded of late |
 //! | `bindings` | recipe → master, durable |
 //! | `manifests` | final rendition → its C2PA manifest, durable |
 //! | `previous` | variant → the recipe it was served with last, durable |
@@ -21,6 +22,7 @@
 //! seen; what a device does wrong is a miss, counted, and never an error of a request.
 
 mod bindings;
+mod decoded;
 mod disk;
 mod doorkeeper;
 mod entry;
@@ -53,6 +55,7 @@ use crate::state::StateError;
 
 use crate::words::Epoch;
 pub use bindings::{Binding, Bindings};
+pub use decoded::DecodedMasters;
 pub use disk::{DiskTier, PutOutcome, RENDITION_FILE_BYTES_MAX};
 pub(crate) use entry::reseal as reseal_entry;
 pub use entry::{EntryError, decode as decode_entry};
@@ -90,6 +93,8 @@ pub struct CacheConfig {
     /// Masters on disk, in whole 4 KiB blocks.
     pub masters_bytes_max: u64,
     pub masters_files_max: u64,
+    /// Pixels and files in memory of masters that were decoded of late; 0 keeps none.
+    pub decoded_bytes_max: u64,
     /// Recipes whose masters are known (about 300 bytes each in memory).
     pub bindings_entries_max: usize,
     /// File operations at a time, for each of reading and writing.
@@ -118,6 +123,7 @@ impl Default for CacheConfig {
             disk_files_max: 1_000_000,
             masters_bytes_max: 4 << 30,
             masters_files_max: 100_000,
+            decoded_bytes_max: 32 << 20,
             bindings_entries_max: 250_000,
             disk_io_concurrency: 8,
             disk_io_timeout_ms: 2_000,
@@ -204,6 +210,7 @@ pub struct Caches {
     /// What the fleet shares, where there is a fleet.
     pub object: Option<Arc<ObjectTier>>,
     pub masters: Masters,
+    pub decoded: DecodedMasters,
     pub bindings: Bindings,
     pub previous: Previous,
     pub manifests: Manifests,
@@ -232,6 +239,7 @@ impl Caches {
         let masters = Masters::open(&folder("masters"), config.master_limits(), Arc::clone(&metrics.masters))
             .map_err(unusable("masters"))?;
         masters.hold_all();
+        let decoded = DecodedMasters::new(config.decoded_bytes_max, Arc::clone(&metrics.decoded));
         let memory = MemoryTier::new(config.memory_bytes_max, Arc::clone(&metrics.memory));
         let previous = Previous::open(&folder("previous.redb"), config.bindings_entries_max)?;
         let object = config.object.as_ref().map(|object| ObjectTier::open(object, Arc::clone(&metrics.object)));
@@ -243,6 +251,7 @@ impl Caches {
             disk: Arc::new(disk),
             object,
             masters,
+            decoded,
             bindings,
             previous,
             epoch: Epoch::default(),

@@ -123,6 +123,8 @@ pub struct CacheMetrics {
     pub memory: Arc<TierMetrics>,
     pub disk: Arc<StoreMetrics>,
     pub masters: Arc<StoreMetrics>,
+    /// Masters whose pixels are in memory.
+    pub decoded: Arc<TierMetrics>,
     /// Renditions, masters and bindings of the shared store; its size is not ours to count.
     pub object: Arc<StoreMetrics>,
     pub bindings: Arc<TierMetrics>,
@@ -143,6 +145,7 @@ impl CacheMetrics {
             memory: Arc::new(families.tier("memory")),
             disk: Arc::new(families.store("disk")),
             masters: Arc::new(families.store("masters")),
+            decoded: Arc::new(families.tier("decoded")),
             object: Arc::new(families.store("object")),
             bindings: Arc::new(families.tier("bindings")),
             manifests: Arc::new(families.tier("manifests")),

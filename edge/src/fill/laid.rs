@@ -59,7 +59,7 @@ impl Fill {
             return Ok(Some(known));
         }
         let precedence = Precedence::from(Urgency::LEAST);
-        let Some(decoded) = self.masters.on_disk(cut.master, precedence).await? else { return Ok(None) };
+        let Some(decoded) = self.masters.at_hand(cut.master, precedence).await? else { return Ok(None) };
         let job = RenderJob::new(cut.master, *cut.spec, Rung::Quick, Arc::clone(cut.finish));
         let pixels = Arc::clone(decoded.master.pixels());
         let laid = self.pool.run(precedence, move || lay_only(&pixels, &job)).await.map_err(RenderJobError::from)?;

@@ -66,7 +66,8 @@ pub(super) struct Decoded {
 /// Where a master was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FoundAt {
-    Disk,
+    /// In memory or on disk.
+    Here,
     SharedStore,
     Origin,
 }
@@ -271,15 +272,15 @@ impl Mastering {
         Ok(decoded)
     }
 
-    /// From disk, else from the shared store, else from the origin; its pixels are compared with its id in any case.
+    /// From this machine, else from the shared store, else from the origin; its pixels are compared with its id in any case.
     async fn obtain(&self, want: &Want, id: MasterId, precedence: Precedence) -> Result<(Decoded, FoundAt), FillError> {
-        match self.on_disk(id, precedence).await {
+        match self.at_hand(id, precedence).await {
             Err(FillError::Master(error)) => {
                 log_limited!(warn, master = %id, %error, "stored master is unusable, fetching it again");
                 let _ = self.caches.masters.reject(id, error.to_string()).await;
             }
             Err(error) => return Err(error),
-            Ok(Some(decoded)) => return Ok((decoded, FoundAt::Disk)),
+            Ok(Some(decoded)) => return Ok((decoded, FoundAt::Here)),
             Ok(None) => {}
         }
         if let Some(object) = &self.caches.object
@@ -301,8 +302,11 @@ impl Mastering {
         Ok((decoded, FoundAt::Origin))
     }
 
-    /// From this machine's disk, if it is there.
-    pub(super) async fn on_disk(&self, id: MasterId, precedence: Precedence) -> Result<Option<Decoded>, FillError> {
+    /// From this machine's memory or disk, if it is there. What is still decoded costs nobody anything.
+    pub(super) async fn at_hand(&self, id: MasterId, precedence: Precedence) -> Result<Option<Decoded>, FillError> {
+        if let Some(master) = self.caches.decoded.get(id) {
+            return Ok(Some(Decoded { master, cpu: Duration::ZERO }));
+        }
         match self.caches.masters.get(id).await.hit() {
             Some(file) => self.verify(file, precedence).await.map(Some),
             None => Ok(None),
@@ -317,7 +321,9 @@ impl Mastering {
 
     async fn verify(&self, file: MasterFile, precedence: Precedence) -> Result<Decoded, FillError> {
         let (verified, cpu) = self.pool.run_timed(precedence, move || file.verify(render::decode_master)).await?;
-        Ok(Decoded { master: Arc::new(verified?), cpu })
+        let master = Arc::new(verified?);
+        self.caches.decoded.keep(&master);
+        Ok(Decoded { master, cpu })
     }
 }
 

@@ -218,7 +218,7 @@ impl Fill {
         let mut charge = self.budgets.reserve(payer, self.pool.costs.estimate(&want.spec, rung))?;
         let precedence = Precedence { urgency: want.urgency, owner: Some(payer.id) };
         let id = cut.master;
-        let decoded = self.masters.on_disk(id, precedence).await?.ok_or(OriginError::MasterAbsent { id })?;
+        let decoded = self.masters.at_hand(id, precedence).await?.ok_or(OriginError::MasterAbsent { id })?;
         let Rendered { rendition, cpu, .. } =
             self.render(cut, &decoded, Rendering { rung, precedence, generation }).await?;
         charge.spend(decoded.cpu + cpu);
