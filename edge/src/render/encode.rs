@@ -1,7 +1,7 @@
 //! One encoder per format and rung behind one trait; each on the calling thread, each from its own crate.
 //!
-//! A quick file is encoded once, at a predicted quality; a final is searched for (`search`). A panic in an encoder becomes an error here: the
-//! job fails, the thread lives on.
+//! A quick file's quality is tried out on strips of the picture (`sample`); a final is searched for (`search`). A panic in an encoder becomes an
+//! error here: the job fails, the thread lives on.
 
 mod avif;
 mod features;
@@ -21,14 +21,16 @@ use super::resize::Raster;
 use super::{Rung, panic_text, quality};
 use crate::render::Quality;
 use crate::words::Format;
+use sample::Sample;
 use score::{Judge as _, Reference};
+use ycbcr::Chroma;
 
 pub(crate) use features::{COUNT as FEATURES, Features};
 pub(super) use fit::shrunk;
 pub use search::{Found, TOLERANCE};
 
 /// From this area on, and up to this share of places where hardly anything changes, a quick AVIF is encoded as a hurried one.
-const HURRIED_AREA_PX: u64 = 1 << 19;
+const HURRIED_AREA_PX: u64 = 1 << 17;
 const HURRIED_FLAT_SHARE: f32 = 0.48;
 
 /// Why an encoder gave nothing.
@@ -104,25 +106,35 @@ trait Encoding {
     }
 }
 
+/// Without a chroma one is chosen that does without having looked.
 fn open<'r>(
     raster: &'r Raster,
     format: Format,
     rung: Rung,
-    reference: Option<&Reference>,
+    chroma: Option<Chroma>,
 ) -> Result<Box<dyn Encoding + 'r>, String> {
     Ok(match format {
         #[cfg(feature = "aom")]
-        Format::Avif => Box::new(avif::aom::Aom::new(raster, rung)?),
+        Format::Avif => Box::new(avif::aom::Aom::new(raster, rung, chroma)?),
         #[cfg(not(feature = "aom"))]
         Format::Avif => Box::new(avif::ravif::Ravif::new(raster, rung)),
         Format::Webp => Box::new(webp::Webp { raster, rung }),
         #[cfg(feature = "mozjpeg")]
-        Format::Jpeg if rung == Rung::Final => Box::new(jpeg::moz::Moz::new(raster, reference)?),
-        Format::Jpeg => Box::new(jpeg::Jpeg::new(raster, rung, reference)?),
+        Format::Jpeg if rung == Rung::Final => Box::new(jpeg::moz::Moz::new(raster, chroma)),
+        Format::Jpeg => Box::new(jpeg::Jpeg::new(raster, rung, chroma)),
         #[cfg(feature = "oxipng")]
         Format::Png if rung == Rung::Final => Box::new(png::oxi::Oxi { raster }),
         Format::Png => Box::new(png::Png { raster, rung }),
     })
+}
+
+/// Whether it is worth looking what halving a picture's chroma costs: where the encoder has a choice.
+const fn has_choice_of_chroma(format: Format, rung: Rung) -> bool {
+    match (format, rung) {
+        (Format::Avif, Rung::Quick) => cfg!(feature = "aom"),
+        (Format::Jpeg, Rung::Quick | Rung::Final) => true,
+        _ => false,
+    }
 }
 
 /// Encodes without any metadata. `quality` is perceptual; `png` is lossless and ignores it.
@@ -144,45 +156,43 @@ pub(super) fn encode_source(
         let features = source.features();
         let encoder = source.encoder_rung(format, rung);
         let predicted = quality::predicted(quality, format, encoder, features);
-        let reference = source.judge(format, rung);
-        let mut encoding = open(source.raster, format, encoder, reference)?;
-        match reference {
-            Some(reference) => {
-                let range = quality::searched_range(quality, format, features);
-                search::search(&mut *encoding, reference, quality.get().into(), predicted, range)
+        let range = quality::searched_range(quality, format, features);
+        if format != Format::Png && rung != Rung::Hurried {
+            if rung == Rung::Quick
+                && let Some(sample) = Sample::of(source.raster, format)
+            {
+                return by_sample(source.raster, &sample, (format, encoder), quality, predicted, range);
             }
-            None => {
-                let (native, probes) = match rung {
-                    Rung::Quick if format != Format::Png => {
-                        tried_out(source, &mut *encoding, (format, encoder), quality, predicted)?
-                    }
-                    Rung::Hurried | Rung::Quick | Rung::Final => (predicted.0, 0),
-                };
-                let file = encoding.encode(native)?;
-                Ok(Found { file, native, score: None, encodes: 1, probes })
+            if let Some(reference) = source.reference() {
+                let looks = has_choice_of_chroma(format, rung);
+                let chroma = looks.then(|| score::chroma(source.raster, reference)).transpose()?;
+                let mut encoding = open(source.raster, format, encoder, chroma)?;
+                let search = if rung == Rung::Final { search::search } else { search::quick };
+                let found = search(&mut *encoding, reference, quality.get().into(), predicted, range)?;
+                return Ok(Found { chroma, ..found });
             }
         }
+        let (native, _) = predicted;
+        let file = open(source.raster, format, encoder, None)?.encode(native)?;
+        Ok(Found { file, native, score: None, encodes: 1, probes: 0, chroma: None })
     })
 }
 
-/// A quality for a quick file, and how often it was tried: on a sample of the picture, or on all of a small one, which is in `whole`.
-fn tried_out(
-    source: &Source<'_>,
-    whole: &mut dyn Encoding,
+/// A quick file of a large picture, whose quality and chroma are those that a sample of it should have.
+fn by_sample(
+    raster: &Raster,
+    sample: &Sample,
     (format, encoder): (Format, Rung),
     quality: Quality,
     predicted: (f32, f64),
-) -> Result<(f32, u32), String> {
-    let range = quality::searched_range(quality, format, source.features());
-    let Some(sample) = sample::sample(source.raster) else {
-        return match source.reference() {
-            Some(reference) => search::tried_out(whole, reference, quality.get().into(), predicted, range),
-            None => Ok((predicted.0, 0)),
-        };
-    };
-    let Some(reference) = Reference::new(&sample) else { return Ok((predicted.0, 0)) };
-    let mut strips = open(&sample, format, encoder, None)?;
-    search::tried_out(&mut *strips, &reference, sample::target(quality, format), predicted, range)
+    range: (f32, f32),
+) -> Result<Found, String> {
+    let looks = has_choice_of_chroma(format, Rung::Quick);
+    let chroma = looks.then(|| sample.chroma()).transpose()?;
+    let mut strips = open(sample.raster(), format, encoder, chroma)?;
+    let (native, probes) = search::tried_out(&mut *strips, sample, sample.target(quality), predicted, range)?;
+    let file = open(raster, format, encoder, chroma)?.encode(native)?;
+    Ok(Found { file, native, score: None, encodes: 1, probes, chroma })
 }
 
 /// The same by the encoder of this very rung, at a quality of its own scale, clamped to it, and the score where the picture is large enough for
@@ -195,21 +205,32 @@ pub fn encode_native(raster: &Raster, format: Format, native: f32, rung: Rung) -
     let native = if native.is_nan() { high } else { native.clamp(low, high) };
     guarded(format, || {
         let reference = Reference::new(raster);
-        let chroma = reference.as_ref().filter(|_| rung == Rung::Final);
+        let chroma = match &reference {
+            Some(reference) if rung == Rung::Final && has_choice_of_chroma(format, rung) => {
+                Some(score::chroma(raster, reference)?)
+            }
+            _ => None,
+        };
         let mut encoding = open(raster, format, rung, chroma)?;
         let file = encoding.encode(native)?;
         let score = match reference {
             Some(reference) => Some(reference.score(&encoding.decoded(&file)?)?),
             None => None,
         };
-        Ok(Found { file, native, score, encodes: 1, probes: 0 })
+        Ok(Found { file, native, score, encodes: 1, probes: 0, chroma })
     })
 }
 
-/// The rung whose encoder [`encode`] takes; for calibration.
-#[must_use]
-pub fn encoder_rung(raster: &Raster, format: Format, rung: Rung) -> Rung {
-    Source::new(raster).encoder_rung(format, rung)
+/// The score of a file that [`encode`] made of this picture, `None` where it is too small for one. For measurement.
+///
+/// # Errors
+/// Where the file cannot be decoded.
+pub fn file_score(raster: &Raster, format: Format, file: &[u8]) -> Result<Option<f64>, EncodeError> {
+    let score = || -> Result<Option<f64>, String> {
+        let Some(reference) = Reference::new(raster) else { return Ok(None) };
+        Ok(Some(reference.score(&open(raster, format, Rung::Quick, None)?.decoded(file)?)?))
+    };
+    score().map_err(|reason| EncodeError::Failed { format, reason })
 }
 
 /// What the prediction is made from; for calibration.
@@ -242,7 +263,7 @@ mod tests {
     #[test]
     fn a_large_rough_picture_is_encoded_sooner() {
         let rough_one = raster(1024, 512, rough);
-        let of = |raster: &Raster, format, rung| encoder_rung(raster, format, rung);
+        let of = |raster: &Raster, format, rung| Source::new(raster).encoder_rung(format, rung);
         assert_eq!(of(&rough_one, Format::Avif, Rung::Quick), Rung::Hurried);
         for (format, rung) in [(Format::Avif, Rung::Final), (Format::Webp, Rung::Quick), (Format::Jpeg, Rung::Quick)] {
             assert_eq!(of(&rough_one, format, rung), rung);
