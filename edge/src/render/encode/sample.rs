@@ -136,12 +136,14 @@ mod tests {
         assert_eq!((raster.width_px, raster.height_px, raster.rgb.len()), (800, 320, 800 * 320 * 3));
         let busy = raster.rgb.chunks_exact(800 * 64 * 3).filter(|strip| change(strip, 800) > 0).count();
         assert_eq!(busy, 2, "of five");
+        let wide = Sample::of(&rows(1280, 720, |x, y| (x * y) as u8), Format::Jpeg).expect("a sample");
+        assert_eq!((wide.raster().width_px, wide.raster().height_px), (640, 384), "strips of half its width");
         assert!(Sample::of(&rows(512, 512, |_, _| 9), Format::Jpeg).is_none(), "small");
         for (width_px, height_px) in [(1, 1), (1, 9000), (8192, 130), (8192, 2048), (700, 383), (9, 40_000)] {
             let picture = rows(width_px, height_px, |x, y| (x ^ y) as u8);
             let Some(sampled) = strips(&picture) else { continue };
             assert_eq!(sampled.rgb.len(), (sampled.width_px * sampled.height_px * 3) as usize);
-            assert!(sampled.height_px <= height_px, "{width_px}×{height_px}");
+            assert!(sampled.rgb.len() < picture.rgb.len(), "{width_px}×{height_px}");
         }
     }
 

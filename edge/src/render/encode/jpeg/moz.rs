@@ -95,8 +95,8 @@ mod tests {
     fn a_probe_has_the_pixels_of_the_file() {
         for (width_px, height_px) in [(97, 61), (8, 8), (1, 1), (320, 200)] {
             let raster = raster(width_px, height_px);
-            for is_halved in [true, false] {
-                let mut encoding = Moz { raster: &raster, is_halved: Some(is_halved) };
+            for chroma in [Chroma::Half, Chroma::Full] {
+                let mut encoding = Moz { raster: &raster, chroma: Some(chroma) };
                 for quality in [5.0, 60.0, 95.0] {
                     let file = encoding.encode(quality).expect("a file");
                     let probe = encoding.probe(quality).expect("no refusal").expect("a probe");
