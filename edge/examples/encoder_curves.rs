@@ -20,8 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context as _;
 use bildkante_edge::render::{
-    CropBox, Found, Quality, Raster, Rung, decode_master, encode, encode_native, encoder_rung, features, quality,
-    resize,
+    CropBox, Found, Quality, Raster, Rung, decode_master, encode, encode_native, features, file_score, quality, resize,
 };
 use bildkante_edge::words::Format;
 use bildkante_shared::pixels::Pixels;
@@ -85,10 +84,16 @@ fn main() -> anyhow::Result<()> {
     };
     let widths: Vec<u32> = widths.split(',').map(str::parse).collect::<Result<_, _>>()?;
     let files = files(Path::new(folder), every.parse().context("EVERY is a number")?)?;
-    let kinds = Kind::chosen(rest.first().map(String::as_str))?;
+    let kinds = || Kind::chosen(rest.first().map(String::as_str));
     match mode.as_str() {
-        "curves" => each(&files, &widths, |picture| curves(picture, &kinds)),
-        "judge" => each(&files, &widths, |picture| judge(picture, &kinds)),
+        "curves" => {
+            let kinds = kinds()?;
+            each(&files, &widths, |picture| curves(picture, &kinds))
+        }
+        "judge" => {
+            let kinds = kinds()?;
+            each(&files, &widths, |picture| judge(picture, &kinds))
+        }
         "pictures" => {
             let to = PathBuf::from(rest.first().context("name the folder to write to")?);
             std::fs::create_dir_all(&to)?;
@@ -166,15 +171,13 @@ fn judge(picture: &Picture, kinds: &[Kind]) -> anyhow::Result<String> {
         for target in TARGETS {
             let target_quality = Quality::new(target).context("a quality")?;
             let before = thread_cpu_ms();
-            let Found { file, native, score, encodes, probes } = encode(&picture.raster, format, target_quality, rung)?;
+            let Found { file, native, score, encodes, probes, .. } =
+                encode(&picture.raster, format, target_quality, rung)?;
             let spent_ms = thread_cpu_ms() - before;
-            // A quick file is not scored as it is made.
+            // A quick file of a large picture is not scored as it is made.
             let score = match score {
                 Some(score) => score,
-                None => {
-                    let by = encoder_rung(&picture.raster, format, rung);
-                    encode_native(&picture.raster, format, native, by)?.score.unwrap_or(f64::NAN)
-                }
+                None => file_score(&picture.raster, format, &file)?.unwrap_or(f64::NAN),
             };
             let (name, width_px) = (&picture.name, picture.raster.width_px);
             lines += &format!(

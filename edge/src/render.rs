@@ -47,7 +47,7 @@ pub use cost::Costs;
 pub use crop::CropBox;
 pub use decode::DecodeError;
 use encode::Source;
-pub use encode::{EncodeError, Found, TOLERANCE, encode, encode_native, encoder_rung, features};
+pub use encode::{EncodeError, Found, TOLERANCE, encode, encode_native, features, file_score};
 pub use file::least_bytes;
 pub use finish::{Finish, FinishDigest, Finishing, Former, OnUnsigned};
 pub use load::Load;
@@ -67,7 +67,7 @@ pub use told::{OriginalFacts, ToldProfile, Turn, original_facts};
 
 /// Raise when the same master and spec would come out as other bytes: it is part of every rendition key. An edge with other encoders makes
 /// other bytes, so it has epochs of its own.
-pub const ENCODER_EPOCH: u32 = 3
+pub const ENCODER_EPOCH: u32 = 4
     + if cfg!(feature = "aom") { 0x1_0000 } else { 0 }
     + if cfg!(feature = "mozjpeg") { 0x2_0000 } else { 0 }
     + if cfg!(feature = "oxipng") { 0x4_0000 } else { 0 };

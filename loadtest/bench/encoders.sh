@@ -2,7 +2,8 @@
 # The encoders' frontier: bytes, SSIMULACRA2 and processor time of every encoder on the judging half of the corpus, beside sharp and
 # avifenc; and how near to its target a final comes. Writes docs/encoders/*.csv and .svg. With --learn: the tables that predict quality.
 #
-#   encoders.sh [--learn] DEPS CURVES [EVERY [PLAIN]]    CURVES: the built example `encoder_curves`; of every EVERY pictures one is taken;
+#   encoders.sh [--learn] DEPS CURVES [EVERY [PLAIN]]    CURVES: the built example `encoder_curves`; of every EVERY pictures one is taken,
+#                                                        of those with 1280 px of four times as many;
 #                                                        PLAIN: the example built without default features, for --learn
 set -euo pipefail
 
@@ -21,11 +22,12 @@ corpus=$deps/encoders-corpus
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 widths=(320 640 1280)
+# Larger pictures take longer and say much the same: fewer of them.
+if [ -n "$learn" ]; then thinner=(1 2 8); else thinner=(1 1 4); fi
 
 if [ -n "$learn" ]; then
-  # Larger pictures take longer and say much the same: fewer of them.
   for at in 0 1 2; do
-    "$curves" curves "$corpus/training" "${widths[$at]}" $((every * (1 << (at * 3 / 2)))) >"$work/${widths[$at]}.csv"
+    "$curves" curves "$corpus/training" "${widths[$at]}" $((every * thinner[at])) >"$work/${widths[$at]}.csv"
   done
   # What takes the place of encoders that are features.
   "$plain" curves "$corpus/training" 320,640 $((every * 2)) ravif-quick,ravif-final,jpeg-final >"$work/plain.csv"
@@ -36,12 +38,13 @@ if [ -n "$learn" ]; then
 fi
 
 "$root/scripts/npm.sh" "$here/render/sharp" "$deps/sharp" sharp/package.json
-for width in "${widths[@]}"; do
+for at in 0 1 2; do
+  width=${widths[$at]} of=$((every * thinner[at]))
   echo "encoders: $width px: our encoders" >&2
-  "$curves" curves "$corpus/judging" "$width" "$every" >"$work/own-$width.csv"
-  "$curves" judge "$corpus/judging" "$width" "$every" >"$work/judged-$width.csv"
+  "$curves" curves "$corpus/judging" "$width" "$of" >"$work/own-$width.csv"
+  "$curves" judge "$corpus/judging" "$width" "$of" >"$work/judged-$width.csv"
   echo "encoders: $width px: sharp and avifenc" >&2
-  "$curves" pictures "$corpus/judging" "$width" "$every" "$work/$width"
+  "$curves" pictures "$corpus/judging" "$width" "$of" "$work/$width"
   SHARP_FOLDER=$deps/sharp node "$here/render/sharp/encode.mjs" "$work/$width" 16,25,35,45,55,65,75
   "$venv/bin/python" "$here/render/avifenc.py" "$work/$width" 16,25,35,45,55,65,75
   for file in "$work/$width"/*.avif; do

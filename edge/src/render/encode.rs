@@ -1,7 +1,7 @@
 //! One encoder per format and rung behind one trait; each on the calling thread, each from its own crate.
 //!
-//! A quick file is encoded once, at a predicted quality; a final is searched for (`search`). A panic in an encoder becomes an error here: the
-//! job fails, the thread lives on.
+//! A quick file's quality is tried out on strips of the picture (`sample`); a final is searched for (`search`). A panic in an encoder becomes an
+//! error here: the job fails, the thread lives on.
 
 mod avif;
 mod features;
@@ -21,14 +21,16 @@ use super::resize::Raster;
 use super::{Rung, panic_text, quality};
 use crate::render::Quality;
 use crate::words::Format;
+use sample::Sample;
 use score::{Judge as _, Reference};
+use ycbcr::Chroma;
 
 pub(crate) use features::{COUNT as FEATURES, Features};
 pub(super) use fit::shrunk;
 pub use search::{Found, TOLERANCE};
 
 /// From this area on, and up to this share of places where hardly anything changes, a quick AVIF is encoded as a hurried one.
-const HURRIED_AREA_PX: u64 = 1 << 19;
+const HURRIED_AREA_PX: u64 = 1 << 17;
 const HURRIED_FLAT_SHARE: f32 = 0.48;
 
 /// Why an encoder gave nothing.
@@ -61,9 +63,9 @@ impl<'r> Source<'r> {
         self.reference.get_or_init(|| Reference::new(self.raster)).as_ref()
     }
 
-    /// The rung whose encoder makes the file. A large picture full of texture takes the quick one's of AVIF longest, up to a third of a second,
-    /// and gains least: the hurried one's needs a seventh of the time there and, in the median, no more bytes. Calmer pictures would grow by
-    /// half (docs/encoders.md).
+    /// The rung whose encoder makes the file. A picture full of texture takes the quick one's of AVIF longest, at 1280 px up to a third of a
+    /// second, and gains least: the hurried one's needs less than half of the time there, a seventh where it is large, and, in the median, no
+    /// more bytes. Calmer pictures would grow by a fifth to a half (docs/encoders.md).
     fn encoder_rung(&self, format: Format, rung: Rung) -> Rung {
         let area_px = u64::from(self.raster.width_px) * u64::from(self.raster.height_px);
         let is_quick_avif = (format, rung) == (Format::Avif, Rung::Quick);
@@ -104,25 +106,32 @@ trait Encoding {
     }
 }
 
+/// Without a chroma one is chosen that does without having looked.
 fn open<'r>(
     raster: &'r Raster,
     format: Format,
     rung: Rung,
-    reference: Option<&Reference>,
+    chroma: Option<Chroma>,
 ) -> Result<Box<dyn Encoding + 'r>, String> {
     Ok(match format {
         #[cfg(feature = "aom")]
-        Format::Avif => Box::new(avif::aom::Aom::new(raster, rung)?),
+        Format::Avif => Box::new(avif::aom::Aom::new(raster, rung, chroma)?),
         #[cfg(not(feature = "aom"))]
         Format::Avif => Box::new(avif::ravif::Ravif::new(raster, rung)),
         Format::Webp => Box::new(webp::Webp { raster, rung }),
         #[cfg(feature = "mozjpeg")]
-        Format::Jpeg if rung == Rung::Final => Box::new(jpeg::moz::Moz::new(raster, reference)?),
-        Format::Jpeg => Box::new(jpeg::Jpeg::new(raster, rung, reference)?),
+        Format::Jpeg if rung == Rung::Final => Box::new(jpeg::moz::Moz::new(raster, chroma)),
+        Format::Jpeg => Box::new(jpeg::Jpeg::new(raster, rung, chroma)),
         #[cfg(feature = "oxipng")]
         Format::Png if rung == Rung::Final => Box::new(png::oxi::Oxi { raster }),
         Format::Png => Box::new(png::Png { raster, rung }),
     })
+}
+
+/// Whether it is worth looking what halving a picture's chroma costs: where the encoder has a choice.
+const fn has_choice_of_chroma(format: Format, rung: Rung) -> bool {
+    matches!((format, rung), (Format::Jpeg, Rung::Quick | Rung::Final))
+        || (cfg!(feature = "aom") && matches!((format, rung), (Format::Avif, Rung::Quick)))
 }
 
 /// Encodes without any metadata. `quality` is perceptual; `png` is lossless and ignores it.
@@ -144,45 +153,43 @@ pub(super) fn encode_source(
         let features = source.features();
         let encoder = source.encoder_rung(format, rung);
         let predicted = quality::predicted(quality, format, encoder, features);
-        let reference = source.judge(format, rung);
-        let mut encoding = open(source.raster, format, encoder, reference)?;
-        match reference {
-            Some(reference) => {
-                let range = quality::searched_range(quality, format, features);
-                search::search(&mut *encoding, reference, quality.get().into(), predicted, range)
+        let range = quality::searched_range(quality, format, features);
+        if format != Format::Png && rung != Rung::Hurried {
+            if rung == Rung::Quick
+                && let Some(sample) = Sample::of(source.raster, format)
+            {
+                return by_sample(source.raster, &sample, (format, encoder), quality, predicted, range);
             }
-            None => {
-                let (native, probes) = match rung {
-                    Rung::Quick if format != Format::Png => {
-                        tried_out(source, &mut *encoding, (format, encoder), quality, predicted)?
-                    }
-                    Rung::Hurried | Rung::Quick | Rung::Final => (predicted.0, 0),
-                };
-                let file = encoding.encode(native)?;
-                Ok(Found { file, native, score: None, encodes: 1, probes })
+            if let Some(reference) = source.reference() {
+                let looks = has_choice_of_chroma(format, rung);
+                let chroma = looks.then(|| score::chroma(source.raster, reference)).transpose()?;
+                let mut encoding = open(source.raster, format, encoder, chroma)?;
+                let search = if rung == Rung::Final { search::search } else { search::quick };
+                let found = search(&mut *encoding, reference, quality.get().into(), predicted, range)?;
+                return Ok(Found { chroma, ..found });
             }
         }
+        let (native, _) = predicted;
+        let file = open(source.raster, format, encoder, None)?.encode(native)?;
+        Ok(Found { file, native, score: None, encodes: 1, probes: 0, chroma: None })
     })
 }
 
-/// A quality for a quick file, and how often it was tried: on a sample of the picture, or on all of a small one, which is in `whole`.
-fn tried_out(
-    source: &Source<'_>,
-    whole: &mut dyn Encoding,
+/// A quick file of a large picture, whose quality and chroma are those that a sample of it should have.
+fn by_sample(
+    raster: &Raster,
+    sample: &Sample,
     (format, encoder): (Format, Rung),
     quality: Quality,
     predicted: (f32, f64),
-) -> Result<(f32, u32), String> {
-    let range = quality::searched_range(quality, format, source.features());
-    let Some(sample) = sample::sample(source.raster) else {
-        return match source.reference() {
-            Some(reference) => search::tried_out(whole, reference, quality.get().into(), predicted, range),
-            None => Ok((predicted.0, 0)),
-        };
-    };
-    let Some(reference) = Reference::new(&sample) else { return Ok((predicted.0, 0)) };
-    let mut strips = open(&sample, format, encoder, None)?;
-    search::tried_out(&mut *strips, &reference, sample::target(quality, format), predicted, range)
+    range: (f32, f32),
+) -> Result<Found, String> {
+    let looks = has_choice_of_chroma(format, Rung::Quick);
+    let chroma = looks.then(|| sample.chroma()).transpose()?;
+    let mut strips = open(sample.raster(), format, encoder, chroma)?;
+    let (native, probes) = search::tried_out(&mut *strips, sample, sample.target(quality), predicted, range)?;
+    let file = open(raster, format, encoder, chroma)?.encode(native)?;
+    Ok(Found { file, native, score: None, encodes: 1, probes, chroma })
 }
 
 /// The same by the encoder of this very rung, at a quality of its own scale, clamped to it, and the score where the picture is large enough for
@@ -195,21 +202,32 @@ pub fn encode_native(raster: &Raster, format: Format, native: f32, rung: Rung) -
     let native = if native.is_nan() { high } else { native.clamp(low, high) };
     guarded(format, || {
         let reference = Reference::new(raster);
-        let chroma = reference.as_ref().filter(|_| rung == Rung::Final);
+        let chroma = match &reference {
+            Some(reference) if rung == Rung::Final && has_choice_of_chroma(format, rung) => {
+                Some(score::chroma(raster, reference)?)
+            }
+            _ => None,
+        };
         let mut encoding = open(raster, format, rung, chroma)?;
         let file = encoding.encode(native)?;
         let score = match reference {
             Some(reference) => Some(reference.score(&encoding.decoded(&file)?)?),
             None => None,
         };
-        Ok(Found { file, native, score, encodes: 1, probes: 0 })
+        Ok(Found { file, native, score, encodes: 1, probes: 0, chroma })
     })
 }
 
-/// The rung whose encoder [`encode`] takes; for calibration.
-#[must_use]
-pub fn encoder_rung(raster: &Raster, format: Format, rung: Rung) -> Rung {
-    Source::new(raster).encoder_rung(format, rung)
+/// The score of a file that [`encode`] made of this picture, `None` where it is too small for one. For measurement.
+///
+/// # Errors
+/// Where the file cannot be decoded.
+pub fn file_score(raster: &Raster, format: Format, file: &[u8]) -> Result<Option<f64>, EncodeError> {
+    let score = || -> Result<Option<f64>, String> {
+        let Some(reference) = Reference::new(raster) else { return Ok(None) };
+        Ok(Some(reference.score(&open(raster, format, Rung::Quick, None)?.decoded(file)?)?))
+    };
+    score().map_err(|reason| EncodeError::Failed { format, reason })
 }
 
 /// What the prediction is made from; for calibration.
@@ -242,16 +260,43 @@ mod tests {
     #[test]
     fn a_large_rough_picture_is_encoded_sooner() {
         let rough_one = raster(1024, 512, rough);
-        let of = |raster: &Raster, format, rung| encoder_rung(raster, format, rung);
+        let of = |raster: &Raster, format, rung| Source::new(raster).encoder_rung(format, rung);
         assert_eq!(of(&rough_one, Format::Avif, Rung::Quick), Rung::Hurried);
         for (format, rung) in [(Format::Avif, Rung::Final), (Format::Webp, Rung::Quick), (Format::Jpeg, Rung::Quick)] {
             assert_eq!(of(&rough_one, format, rung), rung);
         }
-        assert_eq!(of(&raster(1023, 512, rough), Format::Avif, Rung::Quick), Rung::Quick, "small");
+        assert_eq!(of(&raster(511, 256, rough), Format::Avif, Rung::Quick), Rung::Quick, "small");
         let calm = raster(1024, 512, |x, y| if y < 256 { 200 } else { rough(x, y) });
         assert_eq!(of(&calm, Format::Avif, Rung::Quick), Rung::Quick, "half of it is calm");
         let found = encode(&rough_one, Format::Avif, Quality::LOW, Rung::Quick).expect("a picture");
         let same = encode_native(&rough_one, Format::Avif, found.native, Rung::Hurried).expect("a picture");
         assert!(found.file == same.file, "{} bytes, {}", found.file.len(), same.file.len());
+    }
+
+    #[test]
+    fn a_quick_file_of_a_small_picture_has_its_score() {
+        let picture = raster(200, 140, |x, y| (x * 3 / 2 + y + (x * x / 7 + y * 13) % 61) as u8);
+        for format in [Format::Avif, Format::Webp, Format::Jpeg] {
+            let found = encode(&picture, format, Quality::AUTO, Rung::Quick).expect("a picture");
+            let score = file_score(&picture, format, &found.file).expect("its own file");
+            assert_eq!(found.score, score, "{format:?}");
+            assert!(score.is_some_and(|score| (score - 70.0).abs() <= 4.0), "{format:?}: {score:?}");
+            assert!((1..=3).contains(&found.encodes), "{format:?}: {}", found.encodes);
+        }
+    }
+
+    #[test]
+    fn coloured_stripes_keep_their_chroma_on_the_quick_rung_and_grey_ones_do_not_need_it() {
+        for (width_px, height_px) in [(160, 120), (640, 900)] {
+            let grey = raster(width_px, height_px, |x, y| if (x + y) % 3 == 0 { 40 } else { 200 });
+            let mut coloured = grey.clone();
+            coloured.rgb.chunks_exact_mut(3).for_each(|px| px.swap_with_slice(&mut [px[0], 60, 240 - px[0]]));
+            for format in [Format::Avif, Format::Jpeg] {
+                let chroma = |raster| encode(raster, format, Quality::LOW, Rung::Quick).expect("a picture").chroma;
+                let full = has_choice_of_chroma(format, Rung::Quick).then_some(Chroma::Full);
+                assert_eq!(chroma(&coloured), full, "{format:?} of {width_px}×{height_px}");
+                assert_eq!(chroma(&grey), full.map(|_| Chroma::Half), "{format:?} of {width_px}×{height_px}");
+            }
+        }
     }
 }

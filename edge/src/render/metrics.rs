@@ -135,7 +135,7 @@ impl RenderMetrics {
         self.encode_seconds.with_label_values(&labels).observe(encoded.encode.as_secs_f64());
         #[allow(clippy::cast_precision_loss, reason = "files are far below 2^52 bytes")]
         self.rendition_bytes.with_label_values(&labels).observe(encoded.bytes.len() as f64);
-        if let Some(score) = encoded.score {
+        if let Some(score) = encoded.score.filter(|_| encoded.rung == Rung::Final) {
             self.score.with_label_values(&labels[..1]).observe(score);
         }
         for (kind, count) in [("whole", encoded.encodes), ("probe", encoded.probes)] {

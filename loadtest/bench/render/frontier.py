@@ -58,15 +58,27 @@ def frontier(folder: Path, width: int):
 
 
 def targets(folder: Path, width: int):
-    found = defaultdict(list)
+    """How near `q` comes, and what finding it takes beside one encode of the peer at that score."""
+    peer = defaultdict(list)
+    for row in read(folder, "peers", width):
+        if row[2] == PEER:
+            peer[row[0]].append((float(row[6]), float(row[4]), float(row[5])))
+    found, times = defaultdict(list), defaultdict(list)
     for row in read(folder, "judged", width):
-        found[(row[2], int(row[3]))].append((float(row[6]) - int(row[3]), int(row[8]), int(row[9]), float(row[5])))
+        key, spent_ms = (row[2], int(row[3])), float(row[5])
+        found[key].append((float(row[6]) - key[1], int(row[8]), int(row[9]), spent_ms))
+        one = reached(peer[row[0]], key[1])
+        if one:
+            times[key].append(spent_ms / one[1])
     rows = []
     for (encoder, target), tries in sorted(found.items()):
         def within(points):
             return round(sum(abs(miss) <= points for miss, *_ in tries) / len(tries), 2)
-        rows.append([width, encoder, target, len(tries), within(1.5), within(4), round(statistics.mean(it[1] for it in tries), 2),
-                     round(statistics.mean(it[2] for it in tries), 2), round(statistics.median(it[3] for it in tries), 1)])
+        not_below = round(sum(miss >= -4 for miss, *_ in tries) / len(tries), 2)
+        ratios = times[(encoder, target)]
+        rows.append([width, encoder, target, len(tries), within(1.5), within(4), not_below,
+                     round(statistics.mean(it[1] for it in tries), 2), round(statistics.mean(it[2] for it in tries), 2),
+                     round(statistics.median(it[3] for it in tries), 1), round(statistics.median(ratios), 3) if ratios else ""])
     return rows
 
 
@@ -123,7 +135,8 @@ def main() -> None:
         all_rows += rows
         all_targets += targets(folder, width)
     table(to / "frontier.csv", ["width", "encoder", "score", "pictures", "bytes", "bytes_ratio", "time_ratio"], all_rows)
-    table(to / "targets.csv", ["width", "encoder", "target", "pictures", "within_1_5", "within_4", "encodes", "probes", "cpu_ms"], all_targets)
+    table(to / "targets.csv", ["width", "encoder", "target", "pictures", "within_1_5", "within_4", "not_4_below", "encodes",
+                                "probes", "cpu_ms", "time_ratio"], all_targets)
 
 
 main()

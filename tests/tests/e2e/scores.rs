@@ -40,7 +40,9 @@ async fn both_rungs_tell_their_bytes_score_and_time() -> anyhow::Result<()> {
 
     let quick = rig.http.image(rig.public(), HERO).await?;
     let [rung, bytes, score, encode_ms] = file(&quick);
-    assert_eq!((rung.as_deref(), score), (Some("quick"), None), "{:?}", quick.headers);
+    assert_eq!(rung.as_deref(), Some("quick"), "{:?}", quick.headers);
+    // Of a small picture it is measured.
+    assert!(score.is_none_or(|told| told.parse::<f64>().is_ok()), "{:?}", quick.headers);
     assert_eq!(bytes, Some(quick.body.len().to_string()));
     assert!(encode_ms.is_some_and(|told| told.parse::<u32>().is_ok()), "{:?}", quick.headers);
 

@@ -69,7 +69,7 @@ pub(in crate::render) fn shrunk(
     guarded(format, || {
         let rung = source.encoder_rung(format, rung);
         let reference = source.judge(format, rung);
-        let mut encoding = open(source.raster, format, rung, reference)?;
+        let mut encoding = open(source.raster, format, rung, first.chroma)?;
         let mut found = search(&mut *encoding, (format, rung), first, bytes_max)?;
         found.score = match reference {
             Some(reference) => Some(reference.score(&encoding.decoded(&found.file)?)?),
@@ -114,5 +114,5 @@ fn search(
             (encoding.encode(range.0)?, range.0)
         }
     };
-    Ok(Found { file, native, score: None, encodes: first.encodes + tries, probes: first.probes })
+    Ok(Found { file, native, score: None, encodes: first.encodes + tries, ..first.without_file() })
 }

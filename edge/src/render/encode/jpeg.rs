@@ -4,7 +4,7 @@
 //! The final rung is progressive with optimised Huffman tables, which is smaller and shows a whole picture early. The
 //! quick one is interleaved baseline with fixed tables: optimising them without progression would write one scan per
 //! component, which some decoders upsample badly. Chroma is 4:2:0, averaged rather than picked, where that leaves the picture what
-//! it is; on the quick rung, which has no time to see, below native quality 90. Where this edge is built with mozjpeg, that makes the finals.
+//! it is; where nobody has looked, on the hurried rung, below native quality 90. Where this edge is built with mozjpeg, that makes the finals.
 
 #[cfg(feature = "mozjpeg")]
 pub(super) mod moz;
@@ -14,7 +14,7 @@ use jpeg_encoder::{ChromaSubsamplingMethod, ColorType, Encoder, QuantizationTabl
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 
-use super::score::Reference;
+use super::ycbcr::Chroma;
 use super::{Encoding, Raster};
 use crate::render::Rung;
 
@@ -25,14 +25,12 @@ pub(super) struct Jpeg<'r> {
     raster: &'r Raster,
     rung: Rung,
     /// `None` where the quality decides.
-    is_halved: Option<bool>,
+    chroma: Option<Chroma>,
 }
 
 impl<'r> Jpeg<'r> {
-    /// With a reference the chroma is chosen by what halving it costs.
-    pub(super) fn new(raster: &'r Raster, rung: Rung, reference: Option<&Reference>) -> Result<Self, String> {
-        let is_halved = reference.map(|reference| reference.is_halved_well(raster)).transpose()?;
-        Ok(Self { raster, rung, is_halved })
+    pub(super) const fn new(raster: &'r Raster, rung: Rung, chroma: Option<Chroma>) -> Self {
+        Self { raster, rung, chroma }
     }
 
     /// `quality` is rounded to a whole number.
@@ -42,7 +40,7 @@ impl<'r> Jpeg<'r> {
         let side = |px: u32| u16::try_from(px).map_err(|_| format!("{px} px is over 65535"));
         let mut out = Vec::new();
         let mut encoder = Encoder::new(&mut out, quality);
-        let is_full = self.is_halved.map_or(quality >= FULL_CHROMA_QUALITY, |is_halved| !is_halved);
+        let is_full = self.chroma.map_or(quality >= FULL_CHROMA_QUALITY, |chroma| chroma == Chroma::Full);
         encoder.set_sampling_factor(if is_full { SamplingFactor::R_4_4_4 } else { SamplingFactor::R_4_2_0 });
         encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
         encoder.set_quantization_tables(QuantizationTableType::CustomMsSsim, QuantizationTableType::CustomMsSsim);

@@ -5,13 +5,15 @@
 
 use fast_ssim2::{PixelDescriptor, PixelSlice, Ssimulacra2Reference};
 
-use super::{Raster, ycbcr};
+use super::Raster;
+use super::ycbcr::{Chroma, halved};
 
 /// Below this side SSIMULACRA2 says nothing.
 const SIDE_PX_MIN: u32 = 8;
 /// Halving the chroma alone may cost as much of the score as this leaves of 100. Coloured letters and edges lose more, and are encoded with
 /// all of it.
 const HALVED_SCORE_MIN: f64 = 88.0;
+
 /// What says how good a decoded picture is.
 pub(super) trait Judge {
     /// 100 for the picture itself; below 0 where it cannot be known again.
@@ -34,11 +36,11 @@ impl Reference {
         let computed = Ssimulacra2Reference::new(&slice(&raster.rgb, width_px, height_px)?).ok()?;
         Some(Self { computed, width_px, height_px })
     }
+}
 
-    /// Whether halved chroma, spread as decoders do it, leaves the picture what it is.
-    pub(super) fn is_halved_well(&self, raster: &Raster) -> Result<bool, String> {
-        Ok(self.score(&ycbcr::halved(raster))? >= HALVED_SCORE_MIN)
-    }
+/// Halved where that, spread as decoders do it, leaves a picture what it is.
+pub(super) fn chroma(raster: &Raster, judge: &dyn Judge) -> Result<Chroma, String> {
+    Ok(if judge.score(&halved(raster))? >= HALVED_SCORE_MIN { Chroma::Half } else { Chroma::Full })
 }
 
 impl Judge for Reference {

@@ -1,13 +1,15 @@
-//! The quality of one file: a prediction, and for finals a bracketed search around it.
+//! The quality of one file: a prediction, and a bracketed search around it, which is short for a quick file.
 //!
-//! `q` names a score of SSIMULACRA2 (see `quality`). A quick file is encoded once, at the quality predicted. A final is tried until its
-//! score is within [`TOLERANCE`] of the target: first with probes, where its encoder has cheaper ones, then with itself. Between a try
+//! `q` names a score of SSIMULACRA2 (see `quality`). A quick file's quality is tried out, on strips of the picture or on all of a small one. A
+//! final is tried until its score is within [`TOLERANCE`] of the target: first with probes, where its encoder has cheaper ones, then with
+//! itself. Between a try
 //! that was too low and one that was too high the next is where a straight line meets the target; so the bracket only shrinks, and where no
 //! quality lies between its ends the nearer one is taken. Nothing is learned from other pictures while the edge runs: the same
 //! pixels give the same file on every edge.
 
 use super::Encoding;
 use super::score::Judge;
+use super::ycbcr::Chroma;
 
 /// How far from the target a score may lie.
 pub const TOLERANCE: f64 = 1.0;
@@ -18,10 +20,13 @@ const PROBES_MAX: u32 = 5;
 /// A probe only says where to begin: it has to come nearer.
 const PROBE_TOLERANCE: f64 = TOLERANCE * 0.7;
 
-/// Tries of a quick file's quality at most.
+/// Tries of a quick file's quality on strips at most.
 const SAMPLE_TRIES_MAX: u32 = 2;
-/// And how near they come: the whole lies further off anyway.
-const SAMPLE_TOLERANCE: f64 = 1.5;
+/// What is further off than this is tried once more. Below, the slope of the scale tells where the score is met, as near as strips can tell.
+const SAMPLE_TOLERANCE: f64 = 5.0;
+/// Encodes of a quick file at most, where the whole picture is tried, and how near they come.
+const QUICK_ENCODES_MAX: u32 = 3;
+const QUICK_TOLERANCE: f64 = 2.0;
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +39,15 @@ pub struct Found {
     /// Whole encodes, and cheaper ones before them.
     pub encodes: u32,
     pub probes: u32,
+    /// `None` where nobody looked whether halving it costs.
+    pub(super) chroma: Option<Chroma>,
+}
+
+impl Found {
+    pub(super) const fn without_file(&self) -> Self {
+        let Self { native, score, encodes, probes, chroma, .. } = *self;
+        Self { file: Vec::new(), native, score, encodes, probes, chroma }
+    }
 }
 
 /// One try.
@@ -129,7 +143,23 @@ pub(super) fn search(
     let (start, probes) = probed.map_or((start, 0), |probed| (probed.tried.native, probed.tries));
     let found = narrowed(encoding, judge, whole, start, |encoding, native| encoding.encode(native).map(Some))?;
     let Nearest { file, tried, tries, .. } = found.ok_or("no quality was tried")?;
-    Ok(Found { file, native: tried.native, score: Some(tried.score), encodes: tries, probes })
+    Ok(Found { file, native: tried.native, score: Some(tried.score), encodes: tries, probes, chroma: None })
+}
+
+/// The best of a few files of a small picture.
+pub(super) fn quick(
+    encoding: &mut dyn Encoding,
+    judge: &dyn Judge,
+    target: f64,
+    (predicted, slope): (f32, f64),
+    range: (f32, f32),
+) -> Result<Found, String> {
+    let step = encoding.step();
+    let goal = Goal { score: target, tolerance: QUICK_TOLERANCE, tries_max: QUICK_ENCODES_MAX, slope, step, range };
+    let start = nearest(predicted, step, range);
+    let found = narrowed(encoding, judge, goal, start, |encoding, native| encoding.encode(native).map(Some))?;
+    let Nearest { file, tried, tries, .. } = found.ok_or("no quality was tried")?;
+    Ok(Found { file, native: tried.native, score: Some(tried.score), encodes: tries, probes: 0, chroma: None })
 }
 
 /// The quality at which what is in `encoding` has the score, by two tries at most, and how many there were.
@@ -167,8 +197,8 @@ fn narrowed(
             Some(best) if miss(&best.tried) <= miss(&tried) => best.tries = tries,
             _ => best = Some(Nearest { file, tried, tries, next: None }),
         }
-        next = if miss(&tried) <= goal.tolerance { None } else { bracket.next(goal.score, goal.range, goal.step) };
-        let Some(next) = next else { break };
+        next = bracket.next(goal.score, goal.range, goal.step);
+        let Some(next) = next.filter(|_| miss(&tried) > goal.tolerance) else { break };
         native = next;
     }
     if let Some(best) = &mut best {

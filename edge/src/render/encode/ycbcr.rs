@@ -6,6 +6,15 @@ use bildkante_av1::{Frame, Layout, Row};
 
 use super::Raster;
 
+/// How many samples of colour there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Chroma {
+    /// 4:2:0, half as many in both directions.
+    Half,
+    /// 4:4:4, as many as there are pixels.
+    Full,
+}
+
 /// The pixels of a frame this edge has encoded.
 pub(super) fn pixels(frame: &Frame) -> Result<Vec<u8>, String> {
     let is_halved = match frame.layout() {
@@ -111,7 +120,7 @@ impl Weights {
 }
 
 /// Luma, blue and red difference in so many bits. Halved chroma is the mean of four pixels, at the edges of those that are there.
-pub(super) fn planes(raster: &Raster, bits: u32, is_halved: bool) -> [Vec<u16>; 3] {
+pub(super) fn planes(raster: &Raster, bits: u32, chroma: Chroma) -> [Vec<u16>; 3] {
     let (width, height) = (raster.width_px as usize, raster.height_px as usize);
     let (most, middle) = ((1 << bits) - 1, 1 << (bits - 1));
     let luma = Weights::new([0.299, 0.587, 0.114], bits);
@@ -124,7 +133,7 @@ pub(super) fn planes(raster: &Raster, bits: u32, is_halved: bool) -> [Vec<u16>; 
         planes[1].push(blue.sample(sum, summed, middle, most));
         planes[2].push(red.sample(sum, summed, middle, most));
     };
-    if !is_halved {
+    if chroma == Chroma::Full {
         raster.rgb.chunks_exact(3).for_each(|rgb| push(wide(rgb), 0));
         return planes;
     }
@@ -143,7 +152,7 @@ pub(super) fn planes(raster: &Raster, bits: u32, is_halved: bool) -> [Vec<u16>; 
 /// The picture with nothing lost but what halving its chroma loses.
 pub(super) fn halved(raster: &Raster) -> Vec<u8> {
     const BITS: u32 = 10;
-    let planes = planes(raster, BITS, true);
+    let planes = planes(raster, BITS, Chroma::Half);
     let (width, height) = (raster.width_px as usize, raster.height_px as usize);
     let row = |plane: usize, y: usize, out: &mut Vec<f32>| {
         let width = if plane == 0 { width } else { width.div_ceil(2) };

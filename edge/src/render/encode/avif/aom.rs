@@ -2,9 +2,9 @@
 
 use avif_serialize::Aviffy;
 use avif_serialize::constants::MatrixCoefficients;
-use bildkante_aom::{Chroma, Depth, Picture, QUANTIZER_MAX, QUANTIZER_MIN, Settings, encode};
+use bildkante_aom::{Depth, Picture, QUANTIZER_MAX, QUANTIZER_MIN, Settings, encode};
 
-use super::super::ycbcr::planes;
+use super::super::ycbcr::{Chroma, planes};
 use super::super::{Encoding, Raster};
 use crate::render::Rung;
 
@@ -21,19 +21,29 @@ pub(in crate::render::encode) struct Aom<'r> {
     raster: &'r Raster,
     rung: Rung,
     picture: Picture,
+    chroma: Chroma,
 }
 
 impl<'r> Aom<'r> {
     /// A final keeps all of its chroma: on the corpus that takes no more bytes at equal score than halving it, and the watermark, which is a wave
-    /// of colour, does not survive halving in every picture. A quick file, which the final replaces, has no time for it.
-    pub(in crate::render::encode) fn new(raster: &'r Raster, rung: Rung) -> Result<Self, String> {
+    /// of colour, does not survive halving in every picture. A quick file, which the final replaces, keeps what was chosen for it, half where
+    /// nobody has looked.
+    pub(in crate::render::encode) fn new(
+        raster: &'r Raster,
+        rung: Rung,
+        chroma: Option<Chroma>,
+    ) -> Result<Self, String> {
         let (depth, chroma) = match rung {
-            Rung::Hurried | Rung::Quick => (Depth::Eight, Chroma::Half),
+            Rung::Hurried | Rung::Quick => (Depth::Eight, chroma.unwrap_or(Chroma::Half)),
             Rung::Final => (Depth::Ten, Chroma::Full),
         };
         let size_px = (raster.width_px, raster.height_px);
-        let picture = Picture::new(size_px, depth, chroma, planes(raster, depth.bits(), chroma == Chroma::Half));
-        Ok(Self { raster, rung, picture: picture.map_err(|error| error.to_string())? })
+        let samples = match chroma {
+            Chroma::Half => bildkante_aom::Chroma::Half,
+            Chroma::Full => bildkante_aom::Chroma::Full,
+        };
+        let picture = Picture::new(size_px, depth, samples, planes(raster, depth.bits(), chroma));
+        Ok(Self { raster, rung, picture: picture.map_err(|error| error.to_string())?, chroma })
     }
 
     /// `quality` is libaom's quantizer the other way round: 62 is the best.
@@ -41,7 +51,7 @@ impl<'r> Aom<'r> {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0–62")]
         let quantizer = QUANTIZER_MAX - quality.round().clamp(0.0, f32::from(QUANTIZER_MAX - QUANTIZER_MIN)) as u8;
         let obus = encode(&self.picture, Settings { speed, quantizer }).map_err(|error| error.to_string())?;
-        let is_halved = self.picture.chroma() == Chroma::Half;
+        let is_halved = self.chroma == Chroma::Half;
         let bits = u8::try_from(self.picture.depth().bits()).map_err(|error| error.to_string())?;
         // An item has no need of it, and should not have it (AVIF §2.1).
         let item = obus.strip_prefix(&TEMPORAL_DELIMITER).unwrap_or(&obus);

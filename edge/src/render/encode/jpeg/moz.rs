@@ -7,7 +7,7 @@
 use mozjpeg::qtable::MSSSIM_Luma;
 use mozjpeg::{ColorSpace, Compress, ScanMode};
 
-use super::super::score::Reference;
+use super::super::ycbcr::Chroma;
 use super::super::{Encoding, Raster};
 use super::FULL_CHROMA_QUALITY;
 
@@ -18,7 +18,7 @@ const HALVED_CHROMA_FINER: f32 = 0.35;
 pub(in crate::render::encode) struct Moz<'r> {
     raster: &'r Raster,
     /// `None` where the quality decides.
-    is_halved: Option<bool>,
+    chroma: Option<Chroma>,
 }
 
 /// How the scans of a file are chosen.
@@ -31,15 +31,14 @@ enum Scans {
 }
 
 impl<'r> Moz<'r> {
-    pub(in crate::render::encode) fn new(raster: &'r Raster, reference: Option<&Reference>) -> Result<Self, String> {
-        let is_halved = reference.map(|reference| reference.is_halved_well(raster)).transpose()?;
-        Ok(Self { raster, is_halved })
+    pub(in crate::render::encode) const fn new(raster: &'r Raster, chroma: Option<Chroma>) -> Self {
+        Self { raster, chroma }
     }
 
     fn at(&self, quality: f32, scans: Scans) -> Result<Vec<u8>, String> {
         let Raster { width_px, height_px, rgb } = self.raster;
         let quality = quality.round().clamp(1.0, 100.0);
-        let is_full = self.is_halved.map_or(quality >= f32::from(FULL_CHROMA_QUALITY), |is_halved| !is_halved);
+        let is_full = self.chroma.map_or(quality >= f32::from(FULL_CHROMA_QUALITY), |chroma| chroma == Chroma::Full);
         let chroma_quality = if is_full { quality } else { quality + (100.0 - quality) * HALVED_CHROMA_FINER };
         let chroma_px = if is_full { (1, 1) } else { (2, 2) };
         let mut encoder = Compress::new(ColorSpace::JCS_RGB);
@@ -96,8 +95,8 @@ mod tests {
     fn a_probe_has_the_pixels_of_the_file() {
         for (width_px, height_px) in [(97, 61), (8, 8), (1, 1), (320, 200)] {
             let raster = raster(width_px, height_px);
-            for is_halved in [true, false] {
-                let mut encoding = Moz { raster: &raster, is_halved: Some(is_halved) };
+            for chroma in [Chroma::Half, Chroma::Full] {
+                let mut encoding = Moz { raster: &raster, chroma: Some(chroma) };
                 for quality in [5.0, 60.0, 95.0] {
                     let file = encoding.encode(quality).expect("a file");
                     let probe = encoding.probe(quality).expect("no refusal").expect("a probe");
