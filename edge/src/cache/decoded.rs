@@ -17,15 +17,20 @@ use super::metrics::{LookupOutcome, TierMetrics};
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct DecodedMasters {
-    masters: Cache<MasterId, Arc<VerifiedMaster>>,
+    /// `None` where none is to be kept: without capacity moka takes nothing in, and tells nobody.
+    masters: Option<Cache<MasterId, Arc<VerifiedMaster>>>,
     metrics: Arc<TierMetrics>,
 }
 
 impl DecodedMasters {
     /// Keeps none where `bytes_max` is 0.
     pub(super) fn new(bytes_max: u64, metrics: Arc<TierMetrics>) -> Self {
-        let listener = Arc::clone(&metrics);
-        let masters = Cache::builder()
+        let masters = (bytes_max > 0).then(|| Self::cache(bytes_max, Arc::clone(&metrics)));
+        Self { masters, metrics }
+    }
+
+    fn cache(bytes_max: u64, listener: Arc<TierMetrics>) -> Cache<MasterId, Arc<VerifiedMaster>> {
+        Cache::builder()
             .name("decoded masters")
             .max_capacity(bytes_max)
             .weigher(|_, master: &Arc<VerifiedMaster>| weight(master))
@@ -37,33 +42,29 @@ impl DecodedMasters {
             })
             // How often a master was wanted before says nothing of its next minute.
             .eviction_policy(EvictionPolicy::lru())
-            .build();
-        Self { masters, metrics }
+            .build()
     }
 
     #[must_use]
     pub fn get(&self, id: MasterId) -> Option<Arc<VerifiedMaster>> {
-        let master = self.masters.get(&id);
+        let master = self.masters.as_ref()?.get(&id);
         self.metrics.looked_up(if master.is_some() { LookupOutcome::Hit } else { LookupOutcome::Absent });
         master
     }
 
     pub fn keep(&self, master: &Arc<VerifiedMaster>) {
+        let Some(masters) = &self.masters else { return };
         // Counted before it is visible: the listener may subtract it at any moment after.
         self.metrics.entered(weight(master).into());
-        self.masters.insert(master.id(), Arc::clone(master));
-    }
-
-    /// Forgets one that was found wanting elsewhere.
-    pub fn remove(&self, id: MasterId) {
-        self.masters.invalidate(&id);
+        masters.insert(master.id(), Arc::clone(master));
     }
 
     /// Lets moka catch up with what it does lazily.
     #[cfg(test)]
     fn settled(&self) -> u64 {
-        self.masters.run_pending_tasks();
-        self.masters.entry_count()
+        let Some(masters) = &self.masters else { return 0 };
+        masters.run_pending_tasks();
+        masters.entry_count()
     }
 }
 
@@ -102,12 +103,10 @@ mod tests {
         decoded.keep(&three);
         assert_eq!(decoded.settled(), 2);
         assert!(decoded.get(two.id()).is_none() && decoded.get(three.id()).is_some());
-        decoded.remove(one.id());
-        assert!(decoded.get(one.id()).is_none());
         let metrics = &decoded.metrics;
-        assert_eq!((metrics.lookups(LookupOutcome::Hit), metrics.lookups(LookupOutcome::Absent)), (2, 2));
-        assert_eq!((decoded.settled(), metrics.entries(), metrics.evictions()), (1, 1, 1));
-        assert_eq!(metrics.bytes(), i64::from(weight(&three)));
+        assert_eq!((metrics.lookups(LookupOutcome::Hit), metrics.lookups(LookupOutcome::Absent)), (2, 1));
+        assert_eq!((decoded.settled(), metrics.entries(), metrics.evictions()), (2, 2, 1));
+        assert_eq!(metrics.bytes(), i64::from(weight(&one) + weight(&three)));
     }
 
     #[test]

@@ -13,6 +13,26 @@ use http::{Method, StatusCode};
 
 const TEAL_MUG: &str = "/i/studio/hero/teal-mug?product=mug&colour=teal&w=640";
 
+/// A page asks for several widths of one picture: its master is decoded once.
+#[tokio::test]
+async fn other_widths_of_a_picture_are_cut_from_pixels_that_are_in_memory() -> anyhow::Result<()> {
+    let rig = Rig::start(Plan::painted(&Arc::new(FakeControl::default()))).await?;
+    let decoded = async |outcome: &str| {
+        let line = format!("bildkante_edge_cache_lookups_total{{outcome=\"{outcome}\",tier=\"decoded\"}}");
+        Ok::<_, anyhow::Error>(rig.http.metric(rig.admin(), &line).await.unwrap_or(0.0))
+    };
+    let path = |width_px: u32| format!("/i/studio/hero?product=mug&fm=webp&w={width_px}");
+    assert_eq!(rig.http.image(rig.public(), &path(320)).await?.outcome(), "generated");
+    let misses = decoded("absent").await?;
+    for width_px in [192, 640] {
+        assert_eq!(rig.http.image(rig.public(), &path(width_px)).await?.outcome(), "rendered");
+    }
+    assert_eq!(decoded("absent").await?, misses, "no master was read again");
+    assert!(decoded("hit").await? >= 2.0);
+    rig.stop().await;
+    Ok(())
+}
+
 /// The whole path once, with the real model: a cold miss draws a teal mug, the second request is a hit with the same
 /// validator, and the validator is honoured.
 #[tokio::test]
