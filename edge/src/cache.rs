@@ -60,6 +60,7 @@ pub use disk::{DiskTier, PutOutcome, RENDITION_FILE_BYTES_MAX};
 pub(crate) use entry::reseal as reseal_entry;
 pub use entry::{EntryError, decode as decode_entry};
 pub use flight::{FlightError, FlightRole, Flights, Ticket};
+pub use folder::Used;
 pub use gate::GateError;
 pub use key::{ContentHasher, ContentHasherBuilder, RenditionKey};
 pub use lqips::{LqipKey, Lqips};

@@ -1,7 +1,7 @@
 //! What a reader gets while the picture is not there: how long to wait for it, and what to show instead.
 //!
 //! Invariants: looking for a stand-in has a deadline of its own and never waits for a node; a stand-in never carries
-//! the freshness of what it stands for; each passes the gate as the picture itself would; none is an AVIF that is known to be larger
+//! the freshness of what it stands for; each passes the gate as the picture itself would; none but one that was purged softly is an AVIF that is known to be larger
 //! than the WebP, where that is at hand; the picture itself goes on being made behind, unless it is withheld.
 
 use std::sync::Arc;

@@ -146,6 +146,14 @@ impl Requests {
         &self.heads[self.picker.pick(number)]
     }
 
+    /// Whether all go to one server, in the clear, over HTTP/1.1 and as given.
+    pub(crate) fn is_plain(&self) -> bool {
+        let is_one = self.targets.windows(2).all(|two| two[0].server == two[1].server);
+        is_one
+            && self.targets.first().is_some_and(|first| first.server.security == Security::Plain)
+            && matches!((self.protocol, self.spelling), (Protocol::Http1, Spelling::AsGiven))
+    }
+
     pub(crate) const fn timeout(&self) -> Duration {
         self.timeout
     }

@@ -132,6 +132,11 @@ impl Drive {
                 }
             }
             Client::Lean => {
+                let is_able = self.streams == 1 && self.on_loss == OnLoss::Count && self.requests.is_plain();
+                anyhow::ensure!(
+                    is_able,
+                    "the lean client asks one server as given, in the clear, one request at a time"
+                );
                 for number in 0..self.connections {
                     senders.push(Sender::Lean(LeanLine::open(&self.requests, u64::from(number)).await?));
                 }

@@ -17,7 +17,7 @@ pub struct Schedule {
 /// Of requests that are given up together: far below what a semaphore can count.
 const PERMITS_AT_ONCE: u64 = 1 << 20;
 
-/// Requests that are due within this are released together. A wake-up for each took a seventh of the generator's processor at half a million
+/// Requests that are due within this are released together, which makes one late by up to as much. A wake-up for each took a seventh of the generator's processor at half a million
 /// requests a second, which it could have asked more with.
 const PAUSE_MIN: Duration = Duration::from_micros(250);
 /// How soon the clock's thread finds that it is to stop.

@@ -17,7 +17,7 @@ use super::metrics::{LookupOutcome, TierMetrics};
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct DecodedMasters {
-    /// `None` where none is to be kept: without capacity moka takes nothing in, and tells nobody.
+    /// `None` where none is to be kept: without capacity moka takes nothing in, and does not say so.
     masters: Option<Cache<MasterId, Arc<VerifiedMaster>>>,
     metrics: Arc<TierMetrics>,
 }

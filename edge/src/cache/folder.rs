@@ -95,6 +95,16 @@ impl Eviction {
     }
 }
 
+/// What became of a use that reads nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Used {
+    Noted,
+    /// It is to be read: once in a while that writes its time onto the device.
+    Due,
+    /// It is not there, as far as the index knows.
+    Absent,
+}
+
 /// Bounds of a folder.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FolderLimits {
@@ -202,15 +212,9 @@ impl Folder {
 
     /// The whole file if it is small and reading it takes no device; `None` says nothing about whether it exists.
     pub(super) fn read_in_memory(&self, name: &Name, bytes_max: usize) -> Option<Vec<u8>> {
-        let now = unix_s(SystemTime::now());
-        {
-            let mut shard = self.shard(name).lock();
-            let file = shard.get_mut(name)?;
-            // Once in a while its time goes onto the device, and that takes the long way.
-            if now.saturating_sub(file.used_unix_s) >= TOUCH_AFTER_S {
-                return None;
-            }
-            file.used_unix_s = file.used_unix_s.max(now);
+        // Once in a while its time goes onto the device, and that takes the long way.
+        if self.note_use(name) != Used::Noted {
+            return None;
         }
         page_cache::read(&self.root_fd, &path_below(name), bytes_max)
     }
@@ -346,6 +350,18 @@ impl Folder {
         let due = now.saturating_sub(file.used_unix_s) >= TOUCH_AFTER_S;
         file.used_unix_s = file.used_unix_s.max(now);
         due
+    }
+
+    /// Notes a use of a file that was not read for it.
+    pub(super) fn note_use(&self, name: &Name) -> Used {
+        let now = unix_s(SystemTime::now());
+        let mut shard = self.shard(name).lock();
+        let Some(file) = shard.get_mut(name) else { return Used::Absent };
+        if now.saturating_sub(file.used_unix_s) >= TOUCH_AFTER_S {
+            return Used::Due;
+        }
+        file.used_unix_s = file.used_unix_s.max(now);
+        Used::Noted
     }
 
     fn added(&self, file: StoredFile) {

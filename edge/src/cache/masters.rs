@@ -16,6 +16,7 @@ use bildkante_shared::pixels::Pixels;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::folder::Used;
 use super::folder::{Folder, Keeps};
 use super::gate::GateError;
 use super::metrics::StoreMetrics;
@@ -143,6 +144,12 @@ impl Masters {
     #[must_use]
     pub fn holds(&self, id: MasterId) -> bool {
         self.store.folder().holds(id.as_bytes())
+    }
+
+    /// Notes a use of one whose pixels were in memory, so that it is not the least recently used on disk.
+    #[must_use]
+    pub fn note_use(&self, id: MasterId) -> Used {
+        self.store.folder().note_use(id.as_bytes())
     }
 
     /// How much room it takes, where it is stored as far as the index knows.

@@ -19,7 +19,7 @@ use tracing::Instrument;
 
 use super::{FillError, OVERTAKEN_MAX, Want};
 use crate::budget::Budgets;
-use crate::cache::{Binding, Caches, FlightRole, Flights, Lqips, MasterFile, VerifiedMaster};
+use crate::cache::{Binding, Caches, FlightRole, Flights, Lqips, MasterFile, Used, VerifiedMaster};
 use crate::campaign::Parts;
 use crate::governance::{Gate, Purges, Verdict};
 use crate::origin::{ImportFault, Made, Order, Origin, OriginError};
@@ -302,9 +302,16 @@ impl Mastering {
         Ok((decoded, FoundAt::Origin))
     }
 
-    /// From this machine's memory or disk, if it is there. What is still decoded costs nobody anything.
+    /// From this machine's memory or disk, if it is there. What is still decoded is free.
     pub(super) async fn at_hand(&self, id: MasterId, precedence: Precedence) -> Result<Option<Decoded>, FillError> {
-        if let Some(master) = self.caches.decoded.get(id) {
+        let used = self.caches.masters.note_use(id);
+        if used != Used::Due
+            && let Some(master) = self.caches.decoded.get(id)
+        {
+            // What could not be stored is tried again while it is here.
+            if used == Used::Absent {
+                self.keep_master(&master).await;
+            }
             return Ok(Some(Decoded { master, cpu: Duration::ZERO }));
         }
         match self.caches.masters.get(id).await.hit() {

@@ -64,8 +64,8 @@ impl<'r> Source<'r> {
     }
 
     /// The rung whose encoder makes the file. A picture full of texture takes the quick one's of AVIF longest, at 1280 px up to a third of a
-    /// second, and gains least: the hurried one's needs less than half of the time there, a seventh where it is large, and, in the median, no
-    /// more bytes. Calmer pictures would grow by a fifth to a half (docs/encoders.md).
+    /// second, and gains least: the hurried one's needs about half of the time there, a seventh where it is large, and hardly more bytes in the median. Calmer pictures
+    /// would take 1.05 to 1.9 times the bytes (docs/encoders.md).
     fn encoder_rung(&self, format: Format, rung: Rung) -> Rung {
         let area_px = u64::from(self.raster.width_px) * u64::from(self.raster.height_px);
         let is_quick_avif = (format, rung) == (Format::Avif, Rung::Quick);

@@ -369,7 +369,7 @@ impl Shared {
                 }
                 self.metrics.skipped_jobs.inc();
             }
-            // The load fades while nothing comes, and whoever watches it is to see that.
+            // The load fades while nothing comes, and its gauge has to say so.
             if self.note_load(&state) > Load::Light {
                 self.wake.wait_for(&mut state, self.fading);
             } else {

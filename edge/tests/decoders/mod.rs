@@ -1,7 +1,7 @@
 //! Every class of file that an edge serves, read by the decoders that readers have: Chromium, libavif, libwebp, libjpeg-turbo, Pillow.
 //!
 //! A class is a format, a rung and a kind of picture, for encoders choose by it: halved or whole chroma, grey, palettes, an odd size. The
-//! files are marked and described as those of an edge. Decoders agree with ours up to rounding and to how halved chroma is spread.
+//! files are marked and described as those of an edge. Decoders agree with avifdec, and with pure Rust ones of the rest, up to rounding and to how halved chroma is spread.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +16,7 @@ use super::{judges, pictures, rendered, spec};
 const MEAN_MAX: f64 = 1.0;
 const WORST_MAX: u8 = 48;
 
-/// A file on disk, and what our own decoders make of it.
+/// A file on disk, and its pixels.
 struct Sample {
     name: String,
     format: Format,
@@ -108,7 +108,7 @@ fn pillow_reads_every_class_as_we_do() {
     }
 }
 
-/// A page holds each file beside the pixels of our decoders as PNG, compares the two on a canvas, and is printed when it is done.
+/// A page holds each file beside its pixels as PNG, compares the two on a canvas, and is printed when it is done.
 #[test]
 fn chromium_shows_every_class_as_we_do() {
     const TEST: &str = "chromium_shows_every_class_as_we_do";
@@ -149,7 +149,8 @@ fn chromium_shows_every_class_as_we_do() {
     std::fs::write(&at, page + COMPARED).expect("room for a page");
     let profile = format!("--user-data-dir={}", folder.path().join("profile").display());
     let flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"];
-    let output = Command::new("chromium").args(flags).args([&profile, "--dump-dom"]).arg(&at).output();
+    let output =
+        Command::new("timeout").args(["120", "chromium"]).args(flags).args([&profile, "--dump-dom"]).arg(&at).output();
     let dom = String::from_utf8_lossy(&output.expect("Chromium starts").stdout).into_owned();
     let said = dom.split_once("<pre>").and_then(|(_, rest)| rest.split_once("</pre>")).map(|(said, _)| said.to_owned());
     let said = said.unwrap_or_else(|| panic!("no report in {dom:.400}"));

@@ -1,4 +1,4 @@
-"""Pictures that nobody has asked for yet, per second over HTTP, beside ipx, thumbor and oximg at equal score: `make bench-peers`.
+"""Pictures that were not asked for before, per second over HTTP, beside ipx, thumbor and oximg at equal score: `make bench-peers`.
 
   1. For each server and format the quality is found at which the median SSIMULACRA2 of ten photographs at 640 px, each against the
      server's own lossless file of that size, is 70.

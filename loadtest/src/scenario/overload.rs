@@ -25,8 +25,8 @@ const GOODPUT_RATIO_MIN: f64 = 0.9;
 const REFUSAL_P99_MS_MAX: f64 = 10.0;
 const RECOVERY_S_MAX: f64 = 10.0;
 const MEMORY_MIB_MAX: f64 = 200.0;
-/// 64 MiB of renditions and 16 MiB of finished heads; the rest of the cap is the program, its connections and renders.
-const CACHE_CONFIG: &str = "memory_bytes_max = 67108864\nfront_bytes_max = 16777216";
+/// 64 MiB of renditions, 16 MiB of finished heads and 8 MiB of decoded masters; the rest of the cap is the program, its connections and renders.
+const CACHE_CONFIG: &str = "memory_bytes_max = 67108864\nfront_bytes_max = 16777216\ndecoded_bytes_max = 8388608";
 
 /// # Errors
 /// When the servers do not start, or a phase cannot be run.

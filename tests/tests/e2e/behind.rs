@@ -26,6 +26,7 @@ async fn a_lone_reader_beside_a_warming_is_neither_kept_waiting_nor_hurried() ->
             config.render.threads = 2;
             // A thread that a busy machine holds up for a second is no wait.
             config.render.queue_delay_target_ms = 20_000;
+            config.serve.render_wait_ms = 120_000;
         })
         .await?;
     let made = async |rung: &str| {

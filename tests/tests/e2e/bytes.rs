@@ -8,6 +8,8 @@ use bildkante_tests::rig::{Plan, Rig};
 use http::header::ACCEPT;
 use http::{Method, StatusCode};
 
+use crate::stand_ins::forgetting;
+
 const MARKUP: &str = "/p/studio/thumb?product=vase&fm=html";
 const HERO_MAX: usize = 30_000;
 const TEASER_MAX: usize = 2_500;
@@ -128,7 +130,9 @@ async fn a_negotiated_answer_is_never_a_final_avif_that_is_larger_than_the_webp(
 #[tokio::test]
 async fn a_stand_in_is_no_avif_that_is_known_to_be_larger_than_the_webp() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
-    let mut rig = Rig::start(Plan { manifest: with_tiny_widths_and_a_fallback, ..Plan::painted(&control) }).await?;
+    let mut rig =
+        Rig::start(Plan { manifest: with_tiny_widths_and_a_fallback, edge: forgetting, ..Plan::painted(&control) })
+            .await?;
     let default = rig.http.image(rig.public(), "/i/studio/thumb?w=16").await?;
     let vase = rig.http.image(rig.public(), "/i/studio/thumb?product=vase&w=16").await?;
     for reply in [&default, &vase] {

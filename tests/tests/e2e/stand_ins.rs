@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bildkante_edge::config::Config;
 use bildkante_edge::render::Load;
 use bildkante_gpu_node::testing::FakeControl;
 use bildkante_shared::urgency::Urgency;
@@ -62,11 +63,16 @@ async fn an_edited_variant_shows_its_previous_picture_first() -> anyhow::Result<
     Ok(())
 }
 
+/// Masters are read from disk each time, so that none is left once the files are gone.
+pub(crate) fn forgetting(config: &mut Config) {
+    config.cache.decoded_bytes_max = 0;
+}
+
 /// Without a previous picture the slot's default variant, without that the picture in another width, then a palette.
 #[tokio::test]
 async fn stand_ins_come_in_order() -> anyhow::Result<()> {
     let control = Arc::new(FakeControl::default());
-    let mut rig = Rig::start(Plan { manifest: impatient, ..Plan::painted(&control) }).await?;
+    let mut rig = Rig::start(Plan { manifest: impatient, edge: forgetting, ..Plan::painted(&control) }).await?;
     let (default, other) = ("/i/studio/hero?w=192&fm=avif", "/i/studio/hero?product=ring&w=192&fm=avif");
     control.hold();
     is_stand_in(&rig.http.image(rig.public(), other).await?, "placeholder: wait-over");

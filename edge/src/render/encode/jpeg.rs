@@ -4,7 +4,7 @@
 //! The final rung is progressive with optimised Huffman tables, which is smaller and shows a whole picture early. The
 //! quick one is interleaved baseline with fixed tables: optimising them without progression would write one scan per
 //! component, which some decoders upsample badly. Chroma is 4:2:0, averaged rather than picked, where that leaves the picture what
-//! it is; where nobody has looked, on the hurried rung, below native quality 90. Where this edge is built with mozjpeg, that makes the finals.
+//! it is; where that was not measured, on the hurried rung, below native quality 90. Where this edge is built with mozjpeg, that makes the finals.
 
 #[cfg(feature = "mozjpeg")]
 pub(super) mod moz;

@@ -39,7 +39,7 @@ pub struct Found {
     /// Whole encodes, and cheaper ones before them.
     pub encodes: u32,
     pub probes: u32,
-    /// `None` where nobody looked whether halving it costs.
+    /// `None` where what halving it costs was not measured.
     pub(super) chroma: Option<Chroma>,
 }
 
@@ -174,7 +174,10 @@ pub(super) fn tried_out(
     let goal = Goal { score: target, tolerance: SAMPLE_TOLERANCE, tries_max: SAMPLE_TRIES_MAX, slope, step, range };
     let start = nearest(predicted, step, range);
     let found = narrowed(encoding, judge, goal, start, |encoding, native| encoding.encode(native).map(Some))?;
-    Ok(found.map_or((predicted, 0), |found| (found.next.unwrap_or(found.tried.native), found.tries)))
+    // What is nearer than half a step has no better neighbour.
+    let is_met = |tried: &Tried| (tried.score - target).abs() <= slope * f64::from(step) / 2.0;
+    let native = |found: &Nearest| found.next.filter(|_| !is_met(&found.tried)).unwrap_or(found.tried.native);
+    Ok(found.map_or((predicted, 0), |found| (native(&found), found.tries)))
 }
 
 /// Tries until a score is near enough, or no quality lies between those that were tried. `None` where `attempt` gives no file.

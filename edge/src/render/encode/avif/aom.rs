@@ -27,7 +27,7 @@ pub(in crate::render::encode) struct Aom<'r> {
 impl<'r> Aom<'r> {
     /// A final keeps all of its chroma: on the corpus that takes no more bytes at equal score than halving it, and the watermark, which is a wave
     /// of colour, does not survive halving in every picture. A quick file, which the final replaces, keeps what was chosen for it, half where
-    /// nobody has looked.
+    /// that was not measured.
     pub(in crate::render::encode) fn new(
         raster: &'r Raster,
         rung: Rung,
