@@ -492,7 +492,9 @@ impl Handler {
         left_s: Option<u32>,
     ) {
         let Some(Keep { question, epoch }) = exchange.keep else { return };
-        if !matches!(answer.outcome, Outcome::Memory | Outcome::Disk) {
+        // A larger file that a smaller one is to follow is final, and its answer is not.
+        let is_for_now = matches!(answer.lifetime.freshness, Freshness::Quick);
+        if is_for_now || !matches!(answer.outcome, Outcome::Memory | Outcome::Disk) {
             return;
         }
         let reach_s = answer.lifetime.freshness.reach_s();
